@@ -1,0 +1,308 @@
+/*
+ * The wire format of records and messages: docs/protocol.md sections 1, 4 and 5.
+ * Pure functions of (pointer, length); all integers big-endian. Shared with libviaduct.
+ */
+#ifndef VIADUCT_WIRE_H
+#define VIADUCT_WIRE_H
+
+#include <endian.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+	WIRE_ID_SIZE = 16, // a peer id
+	WIRE_ID_TEXT = 26, // its base32 form, without the NUL
+	WIRE_RECORD_HEADER = 16,
+	WIRE_TAG_SIZE = 16, // AEAD tag
+	WIRE_RECORD_OVERHEAD = WIRE_RECORD_HEADER + WIRE_TAG_SIZE,
+	WIRE_MESSAGE_HEADER = 24,
+	WIRE_VIA_SIZE = 16,
+	WIRE_RECORD_MIN = WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER,
+	WIRE_IP_OVERHEAD = 48, // IPv6 and UDP; the mtu less this is the largest record
+	WIRE_MTU_MIN = 1280,
+	WIRE_MTU_MAX = 9000,
+	WIRE_PAYLOAD_OVERHEAD =
+		WIRE_IP_OVERHEAD + WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE,
+
+	WIRE_VERSION_TYPE = 0x10, // version 1, type data
+	WIRE_CLASS_SHIFT = 6,
+	WIRE_PHASE = 0x20,
+	WIRE_FLAGS_RESERVED = 0x1f,
+	WIRE_SLOT_BITS = 20,
+	WIRE_SLOTS = 1 << WIRE_SLOT_BITS,
+	WIRE_GENERATIONS = 1 << (32 - WIRE_SLOT_BITS),
+	WIRE_LANES_MAX = 8, // up; and down
+
+	WIRE_HOP_LIMIT = 8, // what a peer starts with
+	WIRE_HOP_SHIFT = 4,
+	WIRE_FLAG_VIA = 0x1,
+	WIRE_FLAG_SEALED = 0x2,
+	WIRE_MESSAGE_RESERVED = 0xc,
+
+	WIRE_KEY_SIZE = 32,
+	WIRE_IV_SIZE = 12,
+	WIRE_EXPORT_SIZE = WIRE_KEY_SIZE + WIRE_IV_SIZE,
+	WIRE_CONTEXT_SIZE = 44,
+	WIRE_REKEY_SECRET_SIZE = 32,
+	WIRE_LINE_MAX = 4096, // hello and welcome, with the LF
+};
+
+#define WIRE_SEQUENCE_MAX   ((UINT64_C(1) << 56) - 1)
+#define WIRE_KEY_RECORDS    (UINT32_C(1) << 28)
+#define WIRE_ALPN           "viaduct/1"
+#define WIRE_EXPORT_DATA    "EXPORTER-viaduct-data"
+#define WIRE_EXPORT_REKEY   "EXPORTER-viaduct-rekey"
+#define WIRE_EXPORT_BINDING "EXPORTER-Channel-Binding"
+#define WIRE_REKEY_PREFIX   "viaduct rekey"
+
+enum wire_class {
+	WIRE_BULK,
+	WIRE_NORMAL,
+	WIRE_CRITICAL,
+	WIRE_CONTROL,
+	WIRE_CLASSES,
+};
+
+enum wire_kind {
+	WIRE_SEND = 1,
+	WIRE_REQUEST,
+	WIRE_RESPONSE,
+	WIRE_PUBLISH,
+	WIRE_PING,
+	WIRE_PONG,
+	WIRE_KIND_CONTROL,
+	WIRE_ERROR = 0x80, // or'ed with a reason
+};
+
+/* Why a relay could not forward a message: the low 7 bits of an error's kind. Never renumber. */
+#define WIRE_REASONS(X)                                                                            \
+	X(NO_ROUTE, 1, "no_route")                                                                 \
+	X(TOO_LARGE, 2, "too_large")                                                               \
+	X(HOP_LIMIT, 3, "hop_limit")                                                               \
+	X(UNSUPPORTED, 4, "unsupported")                                                           \
+	X(TX_FULL, 5, "tx_full")                                                                   \
+	X(KEY_EXHAUSTED, 6, "key_exhausted")                                                       \
+	X(NO_BUFFER, 7, "no_buffer")
+
+enum wire_reason {
+	WIRE_REASON_NONE,
+#define X(name, number, text) WIRE_REASON_##name = number,
+	WIRE_REASONS(X)
+#undef X
+};
+
+/* AEAD ids of IANA's registry, RFC 5116. */
+enum wire_aead {
+	WIRE_AES_256_GCM = 2,
+	WIRE_CHACHA20_POLY1305 = 29,
+};
+
+enum wire_direction {
+	WIRE_UP,   // peer to relay
+	WIRE_DOWN, // relay to peer
+	WIRE_REKEY_SECRET,
+};
+
+struct wire_id {
+	uint8_t bytes[WIRE_ID_SIZE];
+};
+
+/* The clear header of a record, in host form. */
+struct wire_record {
+	enum wire_class class;
+	uint8_t phase; // 0 or 1
+	uint8_t lane;
+	uint32_t index;
+	uint64_t sequence;
+};
+
+/* A message inside an opened record. Pointers go into the record's plaintext. */
+struct wire_message {
+	uint8_t *data;   // its header
+	uint16_t size;   // header, via and payload
+	uint16_t length; // payload
+	uint8_t kind;
+	uint8_t hop_limit;
+	uint8_t flags;
+};
+
+static inline bool wire_id_equal(const struct wire_id *a, const struct wire_id *b)
+{
+	return memcmp(a, b, sizeof(*a)) == 0;
+}
+
+static inline uint32_t wire_slot(uint32_t index)
+{
+	return index & (WIRE_SLOTS - 1);
+}
+
+static inline uint32_t wire_generation(uint32_t index)
+{
+	return index >> WIRE_SLOT_BITS;
+}
+
+static inline uint16_t wire_get16(const uint8_t *p)
+{
+	uint16_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be16toh(v);
+}
+
+static inline uint32_t wire_get32(const uint8_t *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be32toh(v);
+}
+
+static inline uint64_t wire_get64(const uint8_t *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return be64toh(v);
+}
+
+static inline void wire_put16(uint8_t *p, uint16_t v)
+{
+	v = htobe16(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline void wire_put32(uint8_t *p, uint32_t v)
+{
+	v = htobe32(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline void wire_put64(uint8_t *p, uint64_t v)
+{
+	v = htobe64(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+/*
+ * Writes the 16 bytes of clear header. `record` must be in range (lane < WIRE_LANES_MAX, sequence
+ * <= WIRE_SEQUENCE_MAX).
+ */
+static inline void wire_record_put(uint8_t header[WIRE_RECORD_HEADER],
+				   const struct wire_record *record)
+{
+	header[0] = WIRE_VERSION_TYPE;
+	header[1] = (uint8_t)(record->class << WIRE_CLASS_SHIFT) | (record->phase ? WIRE_PHASE : 0);
+	header[2] = header[3] = 0;
+	wire_put32(header + 4, record->index);
+	wire_put64(header + 8, (uint64_t)record->lane << 56 | record->sequence);
+}
+
+/* Nonce of a record: IV xor (four zero bytes, counter), RFC 8446 section 5.3. */
+static inline void wire_nonce(uint8_t nonce[WIRE_IV_SIZE], const uint8_t iv[WIRE_IV_SIZE],
+			      const uint8_t header[WIRE_RECORD_HEADER])
+{
+	memcpy(nonce, iv, 4);
+	for (int i = 0; i < 8; i++)
+		nonce[4 + i] = iv[4 + i] ^ header[8 + i];
+}
+
+enum wire_parse {
+	WIRE_OK,
+	WIRE_BAD_SIZE,     // shorter than any record
+	WIRE_BAD_VERSION,  // of another version or type
+	WIRE_BAD_RESERVED, // a reserved bit is set
+};
+
+/* Reads a record's clear header of `length` bytes of datagram. Touches only the first 16 bytes. */
+static inline enum wire_parse wire_record_get(struct wire_record *record, const uint8_t *data,
+					      size_t length)
+{
+	uint64_t counter;
+
+	if (length < WIRE_RECORD_MIN)
+		return WIRE_BAD_SIZE;
+	if (data[0] != WIRE_VERSION_TYPE)
+		return WIRE_BAD_VERSION;
+	if ((data[1] & WIRE_FLAGS_RESERVED) | data[2] | data[3])
+		return WIRE_BAD_RESERVED;
+	counter = wire_get64(data + 8);
+	record->class = data[1] >> WIRE_CLASS_SHIFT;
+	record->phase = !!(data[1] & WIRE_PHASE);
+	record->index = wire_get32(data + 4);
+	record->lane = counter >> 56;
+	record->sequence = counter & WIRE_SEQUENCE_MAX;
+	return WIRE_OK;
+}
+
+/*
+ * Reads the message at `offset` of a plaintext of `length` bytes. Returns the offset behind it, or
+ * 0 if it doesn't fit or has a reserved flag set.
+ */
+static inline size_t wire_message_get(struct wire_message *message, uint8_t *plaintext,
+				      size_t length, size_t offset)
+{
+	uint8_t *p = plaintext + offset;
+	size_t size;
+
+	if (length - offset < WIRE_MESSAGE_HEADER)
+		return 0;
+	message->length = wire_get16(p);
+	message->flags = p[3] & 0xf;
+	size = WIRE_MESSAGE_HEADER + message->length;
+	if (message->flags & WIRE_FLAG_VIA)
+		size += WIRE_VIA_SIZE;
+	if ((message->flags & WIRE_MESSAGE_RESERVED) || size > length - offset)
+		return 0;
+	message->data = p;
+	message->size = (uint16_t)size;
+	message->kind = p[2];
+	message->hop_limit = p[3] >> WIRE_HOP_SHIFT;
+	return offset + size;
+}
+
+/* Writes a message's header without a via. */
+static inline void wire_message_put(uint8_t header[WIRE_MESSAGE_HEADER], uint16_t length,
+				    uint8_t kind, uint8_t hop_limit, uint8_t flags, uint32_t tag,
+				    const struct wire_id *address)
+{
+	wire_put16(header, length);
+	header[2] = kind;
+	header[3] = (uint8_t)(hop_limit << WIRE_HOP_SHIFT) | flags;
+	wire_put32(header + 4, tag);
+	memcpy(header + 8, address, WIRE_ID_SIZE);
+}
+
+static inline uint32_t wire_message_tag(const uint8_t *header)
+{
+	return wire_get32(header + 4);
+}
+
+/* Writes the id's base32 text and a NUL: WIRE_ID_TEXT + 1 bytes. RFC 4648 section 6, lower case. */
+void wire_id_format(char *text, const struct wire_id *id);
+
+/* Reads a base32 id of exactly WIRE_ID_TEXT characters and a NUL. Returns 0 or -EINVAL. */
+int wire_id_parse(struct wire_id *id, const char *text);
+
+/* Writes the exporter's context, section 3. */
+void wire_context(uint8_t context[WIRE_CONTEXT_SIZE], enum wire_aead aead,
+		  enum wire_direction direction, uint32_t index, uint32_t epoch,
+		  const struct wire_id *peer, const struct wire_id *relay);
+
+/* Writes what the MAC of a rekey's hello covers, section 7; returns its size. */
+enum { WIRE_REKEY_INPUT = sizeof(WIRE_REKEY_PREFIX) - 1 + 32 + 4 + 4 };
+void wire_rekey_input(uint8_t input[WIRE_REKEY_INPUT], const uint8_t binding[32], uint32_t index,
+		      uint32_t epoch);
+
+/* "aes-256-gcm" or "chacha20-poly1305"; 0 for any other text. */
+enum wire_aead wire_aead_parse(const char *text);
+const char *wire_aead_name(enum wire_aead aead);
+
+/* The wire's name of a reason, NULL if unknown. */
+const char *wire_reason_name(unsigned int reason);
+
+/* "bulk", "normal", "critical", "control". */
+const char *wire_class_name(enum wire_class class);
+
+#endif
