@@ -1,0 +1,58 @@
+/*
+ * The cipher behind records, as an interface: dataplane/ implements it. Works on bursts of whole
+ * records in place.
+ */
+#ifndef VIADUCT_AEAD_H
+#define VIADUCT_AEAD_H
+
+#include "wire.h"
+
+/*
+ * A key of one direction and epoch. Immutable once made, so any number of threads may use it;
+ * implementations put their expanded key behind this.
+ */
+struct aead_key {
+	enum wire_aead aead;
+	uint8_t iv[WIRE_IV_SIZE];
+};
+
+/* One record to open or seal. */
+struct aead_job {
+	const struct aead_key *key;
+	uint8_t *record; // header, text, tag
+	uint16_t length; // of all three, at least WIRE_RECORD_OVERHEAD
+	bool ok; // out, open: whether it is authentic; if not, the text is undefined
+};
+
+struct aead_ops {
+	const char *name;
+
+	/*
+	 * Control thread: expands a key, in memory of NUMA node `node` (-1: any). NULL: no memory, or
+	 * a cipher that this implementation lacks.
+	 */
+	struct aead_key *(*key_new)(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
+				    int node);
+
+	/* Any thread, when no worker can see it any more: wipes and frees it. NULL is allowed. */
+	void (*key_free)(struct aead_key *key);
+
+	/* A worker's own scratch state, made and freed by the control thread. NULL: no memory. */
+	void *(*worker_new)(int node);
+	void (*worker_free)(void *worker);
+
+	/* The worker: opens or seals `n` records in place. Never fails to seal. */
+	void (*open)(void *worker, struct aead_job *jobs, unsigned int n);
+	void (*seal)(void *worker, struct aead_job *jobs, unsigned int n);
+};
+
+/* Prefetches what opening or sealing touches first. */
+static inline void aead_prefetch(const struct aead_key *key)
+{
+	const char *p = (const char *)key;
+
+	for (int i = 0; i < 8; i++)
+		__builtin_prefetch(p + 64 * i);
+}
+
+#endif

@@ -1,0 +1,95 @@
+/*
+ * What happened to every record and every message, and the names of the reasons why some went no
+ * further. One list each gives the enum, the names and the counters.
+ *
+ * Two ledgers, exact in every published copy:
+ *   records:  received = opened + every record reason
+ *   messages: opened + made + copies = delivered + consumed + every message reason
+ */
+#ifndef VIADUCT_COUNTERS_H
+#define VIADUCT_COUNTERS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Why a record was not opened. */
+#define DROP_RECORDS(X)                                                                            \
+	X(TRUNCATED, "truncated", "shorter than the smallest record")                              \
+	X(VERSION, "version", "of another version or type")                                        \
+	X(RESERVED, "reserved", "a reserved bit is set")                                           \
+	X(SESSION_UNKNOWN, "session_unknown", "nobody has this session index")                     \
+	X(SESSION_STALE, "session_stale", "the index of a session that ended")                     \
+	X(OVERSIZED, "oversized", "longer than the session's mtu allows")                          \
+	X(LANE, "lane", "a lane that was not agreed")                                              \
+	X(KEY_PHASE, "key_phase", "no key for this key phase")                                     \
+	X(KEY_LIMIT, "key_limit", "too many failed opens under this key")                          \
+	X(REPLAY_OLD, "replay_old", "from below the replay window")                                \
+	X(REPLAY_SEEN, "replay_seen", "came before")                                               \
+	X(AUTH, "auth", "failed authentication")                                                   \
+	X(MALFORMED, "malformed", "authentic, but its messages are not well-formed")               \
+	X(HANDOVER_FULL, "handover_full", "the worker that owns the lane was too far behind")
+
+/* Why a message went no further; the third says what its sender is told (0: nothing). */
+#define DROP_MESSAGES(X)                                                                           \
+	X(NO_ROUTE, "no_route", WIRE_REASON_NO_ROUTE, "no peer of this id is here")                \
+	X(TOO_LARGE, "too_large", WIRE_REASON_TOO_LARGE, "longer than the receiver allows")        \
+	X(HOP_LIMIT, "hop_limit", WIRE_REASON_HOP_LIMIT, "came with a hop limit of zero")          \
+	X(UNSUPPORTED, "unsupported", WIRE_REASON_UNSUPPORTED, "a kind that is not forwarded")     \
+	X(TX_FULL, "tx_full", WIRE_REASON_TX_FULL, "the port took no more")                        \
+	X(KEY_EXHAUSTED, "key_exhausted", WIRE_REASON_KEY_EXHAUSTED, "the receiver must rekey")    \
+	X(NO_BUFFER, "no_buffer", WIRE_REASON_NO_BUFFER, "out of buffers")                         \
+	X(CONTROL_FULL, "control_full", 0, "the control thread was too far behind")                \
+	X(SESSION_GONE, "session_gone", 0, "the relay's own, for a session that has ended")
+
+enum drop_record {
+#define X(name, text, help) DROP_RECORD_##name,
+	DROP_RECORDS(X)
+#undef X
+	DROP_RECORD_COUNT,
+};
+
+enum drop_message {
+#define X(name, text, reason, help) DROP_MESSAGE_##name,
+	DROP_MESSAGES(X)
+#undef X
+	DROP_MESSAGE_COUNT,
+};
+
+/* Counted by one worker; others read published copies. Plain sums, so that readers add them up. */
+struct counters {
+	uint64_t records_received;
+	uint64_t records_opened;
+	uint64_t records_dropped[DROP_RECORD_COUNT];
+	uint64_t messages_opened;
+	uint64_t messages_made; // by the relay itself: pongs, errors, control
+	uint64_t messages_copies; // fan-out
+	uint64_t messages_delivered; // accepted by the port
+	uint64_t messages_consumed; // by the relay itself
+	uint64_t messages_dropped[DROP_MESSAGE_COUNT];
+	uint64_t records_sent;
+	uint64_t handed_over; // to other workers, which count them as received
+	uint64_t foreign; // packets that were no datagrams for the data port
+};
+
+/*
+ * A copy for readers of other threads, behind a sequence lock. The worker writes it now and then and
+ * before it sleeps; it never waits.
+ */
+struct counters_published {
+	uint32_t sequence; // odd while the worker writes
+	struct counters counters;
+} __attribute__((aligned(64)));
+
+/* Worker: makes `counters` visible to readers. */
+void counters_publish(struct counters_published *to, const struct counters *counters);
+
+/* Any thread: adds the last published copy to `sum`. */
+void counters_add(struct counters *sum, const struct counters_published *from);
+
+/* Whether both ledgers balance. */
+bool counters_balance(const struct counters *counters);
+
+const char *drop_record_name(enum drop_record reason);
+const char *drop_message_name(enum drop_message reason);
+
+#endif

@@ -1,0 +1,42 @@
+#include "session.h"
+
+#include <stdlib.h>
+
+struct session_table *session_table_new(uint32_t slots)
+{
+	struct session_table *table;
+	size_t size = sizeof(*table) + slots * sizeof(table->slot[0]);
+
+	table = calloc(1, size);
+	if (table)
+		table->slots = slots;
+	return table;
+}
+
+void session_table_free(struct session_table *table)
+{
+	free(table);
+}
+
+struct session_state *session_state_new(uint8_t up, uint8_t down)
+{
+	struct session_state *state;
+	size_t head = offsetof(struct session_state, tx) + down * sizeof(state->tx[0]);
+	size_t size = head + up * sizeof(state->rx[0]);
+
+	state = aligned_alloc(64, size);
+	if (!state)
+		return NULL;
+	memset(state, 0, size);
+	state->lanes_up = up;
+	state->lanes_down = down;
+	state->rx = (struct session_rx *)((char *)state + head);
+	for (int i = 0; i < up; i++)
+		state->rx[i].owner = SESSION_NO_OWNER;
+	return state;
+}
+
+void session_state_free(struct session_state *state)
+{
+	free(state);
+}

@@ -1,0 +1,154 @@
+/*
+ * Sessions as the workers see them.
+ *
+ * struct session is immutable once published: a change (new key, new address) publishes a successor
+ * and frees the old one after a grace period. What changes with every record (counters, windows) is
+ * in struct session_state, which lives as long as the session's index and is never copied, so that
+ * republishing can't repeat a nonce.
+ */
+#ifndef VIADUCT_SESSION_H
+#define VIADUCT_SESSION_H
+
+#include <urcu-qsbr.h>
+
+#include "aead.h"
+#include "window.h"
+#include "wire.h"
+
+enum {
+	SESSION_HEADER_MAX = 72, // Ethernet, VLAN tag, IPv6, UDP
+	SESSION_NO_OWNER = 0xff,
+};
+
+/* Where a record came from, for comparing. */
+struct endpoint {
+	uint8_t ip[16]; // IPv4 as ::ffff:a.b.c.d
+	uint8_t port[2];
+	uint8_t mac[6];
+};
+
+/* Ready-made Ethernet, IP and UDP header in front of a record; opaque to the router. */
+struct session_header {
+	uint8_t length; // 0: no address known yet
+	uint8_t bytes[SESSION_HEADER_MAX];
+};
+
+/* What a worker wants the control thread to look at. Bits of session_state.hints. */
+enum session_hint {
+	SESSION_HINT_PATH = 1, // a new address proposed, or a first one
+	SESSION_HINT_PHASE = 2, // a record of the new phase was opened
+	SESSION_HINT_REKEY = 4, // half of a transmit key is used
+};
+
+/* A peer's lane into the relay. Only its owning worker touches it, except where said. */
+struct session_rx {
+	struct window window;
+	uint64_t failed; // opens that failed under the current keys
+	uint64_t bucket_ms; // error messages: token bucket, when last filled
+	uint32_t bucket; // tokens
+	uint32_t seen_ms; // owner writes, control reads (relaxed): when last authentic
+	uint8_t owner; // worker, or SESSION_NO_OWNER; atomic: claimed by CAS, given away by release
+} __attribute__((aligned(64)));
+
+/* A relay's lane to the peer: lane number = worker number. Only that worker touches it. */
+struct session_tx {
+	uint64_t next; // sequence
+	uint32_t used; // records sealed in `epoch`
+	uint32_t epoch;
+} __attribute__((aligned(64)));
+
+struct session_state {
+	uint32_t hints; // worker sets, control clears (atomic)
+	uint8_t lanes_up;
+	uint8_t lanes_down;
+	struct session_rx *rx; // behind tx, in the same allocation
+	struct session_tx tx[];
+};
+
+struct session {
+	uint32_t index;
+	uint32_t tx_epoch;
+	uint32_t tx_budget; // records a lane may seal under one key
+	uint16_t record_max; // bytes of a record, either way
+	uint8_t lanes_up;
+	uint8_t lanes_down;
+	uint8_t tx_phase; // lowest bit of tx_epoch
+	uint8_t rx_phase; // of the newest receive key; differs from tx_phase during a rekey
+	const struct aead_key *rx[2]; // by key phase; NULL: none
+	const struct aead_key *tx;
+	struct session_state *state;
+	struct endpoint endpoint;
+	struct session_header header;
+	struct wire_id id;
+	struct rcu_head rcu; // control
+} __attribute__((aligned(64)));
+
+/* A slot holds up to three generations of one peer's session. Pointers: control writes, workers read. */
+struct session_slot {
+	struct session *current; // where the peer's messages go
+	struct session *next; // joined, its first record not yet opened
+	struct session *last; // ended; only what the relay itself still has to say goes there
+};
+
+struct session_table {
+	uint32_t slots;
+	struct session_slot slot[];
+};
+
+/* Control thread. A table of `slots` (up to WIRE_SLOTS) empty slots; NULL: no memory. */
+struct session_table *session_table_new(uint32_t slots);
+void session_table_free(struct session_table *table);
+
+/* Control thread. Fresh state for `up` and `down` lanes; NULL: no memory. Free after a grace period. */
+struct session_state *session_state_new(uint8_t up, uint8_t down);
+void session_state_free(struct session_state *state);
+
+/* Worker, in a read-side section: the session that may send under `index`, or NULL. */
+static inline const struct session *session_find(const struct session_table *table, uint32_t index,
+						 bool *stale)
+{
+	const struct session_slot *slot;
+	const struct session *session;
+
+	*stale = false;
+	if (wire_slot(index) >= table->slots)
+		return NULL;
+	slot = &table->slot[wire_slot(index)];
+	session = rcu_dereference(slot->current);
+	if (session && session->index == index)
+		return session;
+	*stale = session != NULL;
+	session = rcu_dereference(slot->next);
+	if (session && session->index == index)
+		return session;
+	*stale |= session != NULL || rcu_dereference(slot->last) != NULL;
+	return NULL;
+}
+
+/* The same with sessions that have ended: for what the relay itself sends. */
+static inline const struct session *session_find_any(const struct session_table *table,
+						     uint32_t index)
+{
+	bool stale;
+	const struct session *session = session_find(table, index, &stale);
+
+	if (!session && wire_slot(index) < table->slots) {
+		session = rcu_dereference(table->slot[wire_slot(index)].last);
+		if (session && session->index != index)
+			session = NULL;
+	}
+	return session;
+}
+
+static inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
+{
+	return memcmp(a, b, sizeof(*a)) == 0;
+}
+
+/* The same IP address and port; the MAC may differ. */
+static inline bool endpoint_same_address(const struct endpoint *a, const struct endpoint *b)
+{
+	return memcmp(a, b, offsetof(struct endpoint, mac)) == 0;
+}
+
+#endif
