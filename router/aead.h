@@ -21,15 +21,15 @@ struct aead_job {
 	const struct aead_key *key;
 	uint8_t *record; // header, text, tag
 	uint16_t length; // of all three, at least WIRE_RECORD_OVERHEAD
-	bool ok; // out, open: whether it is authentic; if not, the text is undefined
+	bool ok;         // out, open: whether it is authentic; if not, the text is undefined
 };
 
 struct aead_ops {
 	const char *name;
 
 	/*
-	 * Control thread: expands a key, in memory of NUMA node `node` (-1: any). NULL: no memory, or
-	 * a cipher that this implementation lacks.
+	 * Control thread: expands a key, in memory of NUMA node `node` (-1: any). NULL: no memory,
+	 * or a cipher that this implementation lacks.
 	 */
 	struct aead_key *(*key_new)(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
 				    int node);

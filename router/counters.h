@@ -45,14 +45,14 @@ enum drop_record {
 #define X(name, text, help) DROP_RECORD_##name,
 	DROP_RECORDS(X)
 #undef X
-	DROP_RECORD_COUNT,
+		DROP_RECORD_COUNT,
 };
 
 enum drop_message {
 #define X(name, text, reason, help) DROP_MESSAGE_##name,
 	DROP_MESSAGES(X)
 #undef X
-	DROP_MESSAGE_COUNT,
+		DROP_MESSAGE_COUNT,
 };
 
 /* Counted by one worker; others read published copies. Plain sums, so that readers add them up. */
@@ -61,19 +61,19 @@ struct counters {
 	uint64_t records_opened;
 	uint64_t records_dropped[DROP_RECORD_COUNT];
 	uint64_t messages_opened;
-	uint64_t messages_made; // by the relay itself: pongs, errors, control
-	uint64_t messages_copies; // fan-out
+	uint64_t messages_made;      // by the relay itself: pongs, errors, control
+	uint64_t messages_copies;    // fan-out
 	uint64_t messages_delivered; // accepted by the port
-	uint64_t messages_consumed; // by the relay itself
+	uint64_t messages_consumed;  // by the relay itself
 	uint64_t messages_dropped[DROP_MESSAGE_COUNT];
 	uint64_t records_sent;
 	uint64_t handed_over; // to other workers, which count them as received
-	uint64_t foreign; // packets that were no datagrams for the data port
+	uint64_t foreign;     // packets that were no datagrams for the data port
 };
 
 /*
- * A copy for readers of other threads, behind a sequence lock. The worker writes it now and then and
- * before it sleeps; it never waits.
+ * A copy for readers of other threads, behind a sequence lock. The worker writes it now and then
+ * and before it sleeps; it never waits.
  */
 struct counters_published {
 	uint32_t sequence; // odd while the worker writes

@@ -30,7 +30,8 @@ int route_table_init(struct route_table *routes, const uint8_t secret[32]);
 /* Control thread, after the workers are gone: frees the table and every next hop in it. */
 void route_table_fini(struct route_table *routes);
 
-/* Control thread. Points `id` at `slot`; a route that is there is replaced. Returns 0 or -ENOMEM. */
+/* Control thread. Points `id` at `slot`; a route that is there is replaced. Returns 0 or -ENOMEM.
+ */
 int route_set(struct route_table *routes, const struct wire_id *id, uint32_t slot);
 
 /* Control thread. Returns 0 or -ENOENT. */

@@ -35,7 +35,7 @@ struct session_header {
 
 /* What a worker wants the control thread to look at. Bits of session_state.hints. */
 enum session_hint {
-	SESSION_HINT_PATH = 1, // a new address proposed, or a first one
+	SESSION_HINT_PATH = 1,  // a new address proposed, or a first one
 	SESSION_HINT_PHASE = 2, // a record of the new phase was opened
 	SESSION_HINT_REKEY = 4, // half of a transmit key is used
 };
@@ -43,10 +43,10 @@ enum session_hint {
 /* A peer's lane into the relay. Only its owning worker touches it, except where said. */
 struct session_rx {
 	struct window window;
-	uint64_t failed; // opens that failed under the current keys
+	uint64_t failed;    // opens that failed under the current keys
 	uint64_t bucket_ms; // error messages: token bucket, when last filled
-	uint32_t bucket; // tokens
-	uint32_t seen_ms; // owner writes, control reads (relaxed): when last authentic
+	uint32_t bucket;    // tokens
+	uint32_t seen_ms;   // owner writes, control reads (relaxed): when last authentic
 	uint8_t owner; // worker, or SESSION_NO_OWNER; atomic: claimed by CAS, given away by release
 } __attribute__((aligned(64)));
 
@@ -68,7 +68,7 @@ struct session_state {
 struct session {
 	uint32_t index;
 	uint32_t tx_epoch;
-	uint32_t tx_budget; // records a lane may seal under one key
+	uint32_t tx_budget;  // records a lane may seal under one key
 	uint16_t record_max; // bytes of a record, either way
 	uint8_t lanes_up;
 	uint8_t lanes_down;
@@ -83,11 +83,12 @@ struct session {
 	struct rcu_head rcu; // control
 } __attribute__((aligned(64)));
 
-/* A slot holds up to three generations of one peer's session. Pointers: control writes, workers read. */
+/* A slot holds up to three generations of one peer's session. Pointers: control writes, workers
+ * read. */
 struct session_slot {
 	struct session *current; // where the peer's messages go
-	struct session *next; // joined, its first record not yet opened
-	struct session *last; // ended; only what the relay itself still has to say goes there
+	struct session *next;    // joined, its first record not yet opened
+	struct session *last;    // ended; only what the relay itself still has to say goes there
 };
 
 struct session_table {
@@ -99,7 +100,8 @@ struct session_table {
 struct session_table *session_table_new(uint32_t slots);
 void session_table_free(struct session_table *table);
 
-/* Control thread. Fresh state for `up` and `down` lanes; NULL: no memory. Free after a grace period. */
+/* Control thread. Fresh state for `up` and `down` lanes; NULL: no memory. Free after a grace
+ * period. */
 struct session_state *session_state_new(uint8_t up, uint8_t down);
 void session_state_free(struct session_state *state);
 

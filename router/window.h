@@ -21,11 +21,12 @@ struct window {
 
 enum window_result {
 	WINDOW_NEW,
-	WINDOW_OLD, // below the window
+	WINDOW_OLD,  // below the window
 	WINDOW_SEEN, // accepted before
 };
 
-/* Whether `sequence` (up to 2^56 - 1) could be accepted. Changes nothing: for use before opening. */
+/* Whether `sequence` (up to 2^56 - 1) could be accepted. Changes nothing: for use before opening.
+ */
 static inline enum window_result window_check(const struct window *window, uint64_t sequence)
 {
 	if (sequence >= window->next)

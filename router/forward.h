@@ -1,0 +1,196 @@
+/*
+ * The forwarding core: a burst of received records in, sealed records out.
+ *
+ * Stages, each over the whole burst: parse and prefetch; find sessions; check lanes, owners and
+ * windows; open; walk the messages; look up where they go; pack by receiver and class; seal;
+ * transmit. A record whose only message is the first for its receiver leaves in its own buffer;
+ * other messages are copied once, into the newest open record for that receiver and class. Nothing
+ * waits for a record to fill: what a burst opened is sealed at its end.
+ *
+ * One struct forward belongs to one worker. It allocates nothing and calls out only through its
+ * ops, so that unit tests, fuzzers and a simulator drive it as the dataplane does.
+ */
+#ifndef VIADUCT_FORWARD_H
+#define VIADUCT_FORWARD_H
+
+#include "aead.h"
+#include "counters.h"
+#include "route.h"
+#include "session.h"
+
+enum {
+	FORWARD_BURST = 32,  // records a call
+	FORWARD_SPARES = 64, // buffers kept in reserve, and so records opened for packing at once
+	FORWARD_OUTPUTS = FORWARD_BURST + FORWARD_SPARES,
+	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way
+	FORWARD_ERRORS_PER_S = 100, // error messages a lane and second, and
+	FORWARD_ERRORS_BURST = 200, // how many at once
+};
+
+/* A received record. The buffer around it has room for a full record and SESSION_HEADER_MAX before.
+ */
+struct forward_input {
+	void *buffer; // the caller's name for it
+	uint8_t *record;
+	uint16_t length;
+	uint8_t frame_length; // the Ethernet, IP and UDP headers right before `record`
+	bool handed;          // came from another worker, which has not counted it
+	struct endpoint source;
+};
+
+/* An empty buffer to pack messages into. */
+struct forward_spare {
+	void *buffer;
+	uint8_t *record; // at least SESSION_HEADER_MAX bytes of room before, `room` bytes from here
+	uint16_t room;
+};
+
+/* A sealed record to transmit. Pointers are valid until the transmit op returns. */
+struct forward_output {
+	void *buffer;
+	uint8_t *record;
+	uint16_t length;
+	uint16_t messages;
+	const struct session_header *header;
+};
+
+enum forward_event_type {
+	FORWARD_EVENT_PATH, // lane 0 came from another address, above all before: `source`, `frame`
+	FORWARD_EVENT_PHASE,   // a record of the new key phase was opened
+	FORWARD_EVENT_REKEY,   // half of the transmit key is used
+	FORWARD_EVENT_CONTROL, // a control message: all fields
+};
+
+/* From a worker to the control thread. Copied; hints may be lost, their bits in the state are not.
+ */
+struct forward_event {
+	uint32_t index;
+	uint32_t tag;
+	uint8_t type; // enum forward_event_type
+	uint8_t frame_length;
+	uint16_t payload_length;
+	struct endpoint source;
+	uint8_t frame[SESSION_HEADER_MAX]; // as received
+	uint8_t payload[FORWARD_PAYLOAD_MAX];
+};
+
+/* From the control thread to a worker: a control message to seal and send. */
+struct forward_command {
+	uint32_t index; // of the session
+	uint32_t tag;
+	uint16_t payload_length;
+	struct session_header header; // length 0: the session's own
+	uint8_t payload[FORWARD_PAYLOAD_MAX];
+};
+
+struct forward;
+
+struct forward_ops {
+	/* Fills up to `n` spares; returns how many. */
+	unsigned int (*spares)(void *worker, struct forward_spare *spares, unsigned int n);
+
+	/* Gives a buffer back that is not transmitted. */
+	void (*release)(void *worker, void *buffer);
+
+	/*
+	 * Sends `n` records in order and takes over the buffers of those that the port accepted:
+	 * returns how many, from the first. The rest is released by the caller.
+	 */
+	unsigned int (*transmit)(void *worker, struct forward_output *outputs, unsigned int n);
+
+	/* Hands a record to the worker that owns its lane. False: no room, nothing taken over. */
+	bool (*handover)(void *worker, unsigned int owner, struct forward_input *input);
+
+	/* Copies an event for the control thread. False: no room. */
+	bool (*event)(void *worker, const struct forward_event *event);
+};
+
+/* A message on its way, for those stages that go over all of a burst's. */
+struct forward_message {
+	const struct session *from;
+	struct session_rx *lane; // that it came on; for limits
+	uint8_t *data;           // message header
+	uint32_t tag;
+	uint16_t size;
+	uint8_t kind;
+	uint8_t class;
+	uint8_t input; // of which record
+	bool lone;     // the only message of its record
+	unsigned long hash;
+	const struct next_hop *hop;
+};
+
+/* A record being packed. */
+struct forward_open {
+	const struct session *to;
+	const struct session_header *header;
+	struct session_tx *lane;
+	void *buffer;
+	uint8_t *record;
+	uint64_t sequence;
+	uint16_t length; // header and messages so far, without the tag
+	uint16_t limit;  // of the same
+	uint16_t messages;
+	uint8_t class;
+	uint16_t made; // how many of the messages the relay made itself
+};
+
+/* Who sent a message that went into an output: so that tx_full can be told. */
+struct forward_sent {
+	uint32_t index; // of the sender's session
+	uint32_t tag;
+	uint8_t kind;
+	uint8_t output;
+	struct session_rx *lane;
+};
+
+struct forward {
+	/* set up once by the caller */
+	const struct forward_ops *ops;
+	void *worker; // passed to ops
+	const struct session_table *sessions;
+	const struct route_table *routes;
+	const struct aead_ops *aead;
+	void *aead_worker;
+	struct wire_id relay; // own id
+	uint8_t number;       // of the worker, which is also its lane down
+
+	struct counters counters;
+
+	/* scratch of one burst */
+	unsigned int spare_count;
+	unsigned int open_count;
+	unsigned int message_count;
+	unsigned int sent_count;
+	struct forward_spare spares[FORWARD_SPARES];
+	struct forward_open open[FORWARD_OUTPUTS];
+	struct forward_sent sent[FORWARD_OUTPUTS * 8];
+	struct aead_job jobs[FORWARD_OUTPUTS];
+	struct forward_output outputs[FORWARD_OUTPUTS];
+	struct forward_message messages[256];
+	struct {
+		uint32_t stamp; // of the burst that made the entry
+		uint32_t index;
+		uint8_t class;
+		uint8_t open;
+	} newest[256]; // by session and class: which open record to append to
+	uint32_t stamp;
+	struct forward_event event;
+};
+
+/*
+ * Takes `n` (up to FORWARD_BURST) records through all stages. Takes over every input's buffer. The
+ * caller is a registered, online RCU reader and reports its quiescent state after. `now_ms`:
+ * monotonic; may wrap around only after 2^64.
+ */
+void forward_burst(struct forward *forward, struct forward_input *inputs, unsigned int n,
+		   uint64_t now_ms);
+
+/* Seals and sends `n` of the control thread's messages. The same rules. */
+void forward_commands(struct forward *forward, const struct forward_command *commands,
+		      unsigned int n, uint64_t now_ms);
+
+/* Gives the spares back, before the worker ends. */
+void forward_fini(struct forward *forward);
+
+#endif
