@@ -1,0 +1,73 @@
+# Shared by the scripts in this folder: sourced, never run.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+me=$(basename "$0")
+
+say()
+{
+	printf '%s\n' "$*"
+}
+
+die()
+{
+	printf '%s: %s\n' "$me" "$*" >&2
+	exit 1
+}
+
+# Wrong usage has an exit code of its own, as in most tools.
+die_usage()
+{
+	printf '%s: %s\nTry: scripts/%s --help\n' "$me" "$*" "$me" >&2
+	exit 2
+}
+
+need_root()
+{
+	[ "$(id -u)" = 0 ] || die "needs root, for network namespaces and AF_XDP; try: sudo scripts/$me"
+}
+
+# whole_number OPTION VALUE MIN MAX: leaves the script unless VALUE is one in that range.
+whole_number()
+{
+	if ! [[ $2 =~ ^[0-9]{1,10}$ ]] || ((10#$2 < $3 || 10#$2 > $4)); then
+		die_usage "$1 wants a whole number from $3 to $4, not '$2'"
+	fi
+}
+
+# one_of OPTION VALUE ALLOWED…: leaves the script unless VALUE is one of them.
+one_of()
+{
+	local option=$1 value=$2 allowed
+	shift 2
+	for allowed; do
+		[ "$value" != "$allowed" ] || return 0
+	done
+	die_usage "$option wants one of $*, not '$value'"
+}
+
+# build_tree DIR MESON-OPTION…: configures the build tree if it isn't yet, and brings it up to date.
+# Says nothing unless it fails.
+build_tree()
+{
+	local dir=$1 log=$1/build.log
+	shift
+	mkdir -p "$dir"
+	if [ ! -e "$dir/build.ninja" ]; then
+		rm -rf "$dir/meson-private"
+		meson setup "$dir" "$root" "$@" >"$log" 2>&1 || {
+			tail -n 20 "$log" >&2
+			return 1
+		}
+	fi
+	ninja -C "$dir" >"$log" 2>&1 || {
+		grep -A 20 -m 1 -E '^FAILED|error:' "$log" >&2 || tail -n 20 "$log" >&2
+		return 1
+	}
+}
+
+# What quickstart and the lab run. The same options as scripts/test has, so that they share it.
+build_release()
+{
+	build_tree "$root/build" --buildtype=release
+}
