@@ -1,0 +1,203 @@
+"""The real viaductd, run in the relay's namespace of a lab."""
+
+import copy
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+from netns import RELAY_INTERFACE, RELAY_V4, RELAY_V6
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.abspath(os.environ.get("VIADUCT_BUILD", os.path.join(ROOT, "build")))
+VIADUCTD = os.path.join(BUILD, "control", "viaductd")
+VIADUCT = os.path.join(BUILD, "client", "viaduct")
+
+PORT = 7740
+CONTROL_V4, CONTROL_V6 = (RELAY_V4, PORT), (RELAY_V6, PORT)
+SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:")
+LOGFMT = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+
+def eventually(condition, seconds=3.0, message="it didn't happen"):
+    """Waits until condition() is true and returns its value."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, message() if callable(message) else message
+        time.sleep(0.01)
+
+
+def yaml_text(config):
+    """JSON's values are YAML's."""
+    return "".join(f"{section}:\n" + "".join(f"  {key}: {json.dumps(value)}\n"
+                                             for key, value in fields.items())
+                   for section, fields in config.items())
+
+
+def default_config(federation, directory):
+    return {
+        "tls": {"certificate": federation.relay.certificate, "key": federation.relay.key,
+                "ca": federation.trust},
+        "control": {"listen": [f"{RELAY_V4}:{PORT}", f"[{RELAY_V6}]:{PORT}"],
+                    "admin": os.path.join(directory, "viaduct.sock")},
+        "data": {"interface": RELAY_INTERFACE, "driver": "af_xdp", "port": PORT, "workers": 1},
+        "session": {"max": 1000},
+        "log": {"level": "info"},
+    }
+
+
+def nonzero(counts):
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def since(now, before):
+    return nonzero({reason: now[reason] - before.get(reason, 0) for reason in now})
+
+
+class Ledger:
+    """An answer to `drops`."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.records = answer["records"]
+        self.messages = answer["messages"]
+
+    def balanced(self):
+        records, messages = self.records, self.messages
+        return (records["received"] == records["opened"] + sum(records["dropped"].values())
+                and messages["opened"] + messages["made"] + messages["copies"]
+                == messages["delivered"] + messages["consumed"]
+                + sum(messages["dropped"].values()))
+
+    def dropped_since(self, before):
+        return (since(self.records["dropped"], before.records["dropped"]),
+                since(self.messages["dropped"], before.messages["dropped"]))
+
+    def __sub__(self, before):
+        """Both ledgers' differences, reasons as "dropped": {reason: count}, zeros left out."""
+        def difference(now, then):
+            return {key: since(value, then[key]) if key == "dropped" else value - then[key]
+                    for key, value in now.items()}
+        return (difference(self.records, before.records),
+                difference(self.messages, before.messages))
+
+
+class Relay:
+    def __init__(self, lab, federation, directory, **sections):
+        """`sections` go over the default configuration, field by field; None takes one out."""
+        self.lab = lab
+        self.directory = str(directory)
+        os.makedirs(self.directory, exist_ok=True)
+        self.config = copy.deepcopy(default_config(federation, self.directory))
+        for section, fields in sections.items():
+            self.config.setdefault(section, {}).update(fields)
+            self.config[section] = {key: value for key, value in self.config[section].items()
+                                    if value is not None}
+        self.file = os.path.join(self.directory, "viaductd.yaml")
+        self.log_file = os.path.join(self.directory, "viaductd.log")
+        self.admin_socket = self.config["control"]["admin"]
+        self.process = None
+        with open(self.file, "w") as file:
+            file.write(yaml_text(self.config))
+
+    # its process
+
+    def start(self):
+        with open(self.log_file, "ab") as log:
+            begin = log.tell()
+            self.process = subprocess.Popen(
+                self.lab.relay_command(VIADUCTD, "-c", self.file), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log)
+
+        def ready():
+            assert self.process.poll() is None, f"viaductd ended:\n{self.log(begin)}"
+            return re.search(r"\bmsg=ready\b", self.log(begin))
+        eventually(ready, 30, lambda: f"viaductd isn't ready:\n{self.log(begin)}")
+        return self
+
+    def stop(self):
+        """Ends it as an operator would, and it must end well."""
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"viaductd doesn't end on SIGTERM:\n{self.log()}") from None
+        assert status == 0, f"viaductd ended with {status}:\n{self.log()}"
+        self.check_log()
+
+    def kill(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def check(self):
+        """It runs, and no sanitizer has a complaint."""
+        status = self.process.poll()
+        assert status is None, f"viaductd ended with {status}:\n{self.log()}"
+        self.check_log()
+
+    def check_log(self):
+        assert not SANITIZER.search(self.log()), self.log()
+
+    # what it says
+
+    def log(self, begin=0):
+        with open(self.log_file, errors="replace") as file:
+            file.seek(begin)
+            return file.read()
+
+    def log_lines(self, begin=0):
+        """The log since `begin` (see log_size) as dictionaries."""
+        return [{key: json.loads(value) if value.startswith('"') else value
+                 for key, value in LOGFMT.findall(line)}
+                for line in self.log(begin).splitlines()]
+
+    def log_size(self):
+        return os.path.getsize(self.log_file)
+
+    def admin(self, request):
+        """Asks over the admin socket; `request` is a command or a whole object."""
+        if isinstance(request, str):
+            request = {"cmd": request}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            sock.connect(self.admin_socket)
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            with sock.makefile() as file:
+                return json.loads(file.readline())
+
+    def peers(self):
+        return {peer["id"]: peer for peer in self.admin("peers")["peers"]}
+
+    def drops(self):
+        return Ledger(self.admin("drops"))
+
+    def ledger(self):
+        """Both ledgers, when nothing moves any more; they must balance exactly."""
+        last = self.drops()
+
+        def quiet():
+            nonlocal last
+            before, last = last, self.drops()
+            return (before.records, before.messages) == (last.records, last.messages)
+        eventually(quiet, 5, "the relay doesn't become quiet")
+        assert last.balanced(), json.dumps(last.answer, indent=1)
+        return last
+
+    def expect_drops(self, before, records=None, messages=None):
+        """Waits until exactly these have been dropped since `before`."""
+        wanted = (records or {}, messages or {})
+        eventually(lambda: self.drops().dropped_since(before) == wanted, 3,
+                   lambda: f"dropped {self.drops().dropped_since(before)}, expected {wanted}")
