@@ -22,6 +22,9 @@ enum {
 	FORWARD_BURST = 32,  // records a call
 	FORWARD_SPARES = 64, // buffers kept in reserve, and so records opened for packing at once
 	FORWARD_OUTPUTS = FORWARD_BURST + FORWARD_SPARES,
+	FORWARD_MESSAGES = 256,     // walked at once
+	FORWARD_SENT = 512,         // messages whose senders are remembered until they are sent
+	FORWARD_NEWEST = 256,       // a power of two
 	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way
 	FORWARD_ERRORS_PER_S = 100, // error messages a lane and second, and
 	FORWARD_ERRORS_BURST = 200, // how many at once
@@ -41,8 +44,8 @@ struct forward_input {
 /* An empty buffer to pack messages into. */
 struct forward_spare {
 	void *buffer;
-	uint8_t *record; // at least SESSION_HEADER_MAX bytes of room before, `room` bytes from here
-	uint16_t room;
+	uint8_t *record; // with SESSION_HEADER_MAX bytes of room before, and behind for the largest
+			 // record
 };
 
 /* A sealed record to transmit. Pointers are valid until the transmit op returns. */
@@ -132,16 +135,15 @@ struct forward_open {
 	uint16_t limit;  // of the same
 	uint16_t messages;
 	uint8_t class;
-	uint16_t made; // how many of the messages the relay made itself
 };
 
 /* Who sent a message that went into an output: so that tx_full can be told. */
 struct forward_sent {
-	uint32_t index; // of the sender's session
-	uint32_t tag;
-	uint8_t kind;
-	uint8_t output;
+	const struct session *from;
 	struct session_rx *lane;
+	uint32_t tag;
+	uint8_t class;
+	uint8_t open; // index of the output
 };
 
 struct forward {
@@ -164,17 +166,11 @@ struct forward {
 	unsigned int sent_count;
 	struct forward_spare spares[FORWARD_SPARES];
 	struct forward_open open[FORWARD_OUTPUTS];
-	struct forward_sent sent[FORWARD_OUTPUTS * 8];
+	struct forward_sent sent[FORWARD_SENT];
 	struct aead_job jobs[FORWARD_OUTPUTS];
 	struct forward_output outputs[FORWARD_OUTPUTS];
-	struct forward_message messages[256];
-	struct {
-		uint32_t stamp; // of the burst that made the entry
-		uint32_t index;
-		uint8_t class;
-		uint8_t open;
-	} newest[256]; // by session and class: which open record to append to
-	uint32_t stamp;
+	struct forward_message messages[FORWARD_MESSAGES];
+	uint8_t newest[FORWARD_NEWEST]; // by hash of session and class: which open record to try
 	struct forward_event event;
 };
 

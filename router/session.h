@@ -68,13 +68,12 @@ struct session_state {
 struct session {
 	uint32_t index;
 	uint32_t tx_epoch;
+	uint32_t rx_epoch;   // of the newest receive key; one above tx_epoch during a rekey
 	uint32_t tx_budget;  // records a lane may seal under one key
 	uint16_t record_max; // bytes of a record, either way
 	uint8_t lanes_up;
 	uint8_t lanes_down;
-	uint8_t tx_phase; // lowest bit of tx_epoch
-	uint8_t rx_phase; // of the newest receive key; differs from tx_phase during a rekey
-	const struct aead_key *rx[2]; // by key phase; NULL: none
+	const struct aead_key *rx[2]; // by key phase (lowest bit of the epoch); NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
 	struct endpoint endpoint;

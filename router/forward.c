@@ -1,0 +1,707 @@
+#include "forward.h"
+
+/* RFC 9001 section 6.6 allows 2^36 failed opens a key; shared out between the most lanes there are.
+ */
+#define FAILED_MAX (UINT64_C(1) << 33)
+
+enum { THOUSAND = 1000 };
+
+/* A record on its way through the receive stages. */
+struct receiving {
+	struct wire_record header;
+	struct forward_input *input;
+	const struct session *session;
+	struct session_rx *lane;
+};
+
+/* A lane that goes to another worker once this burst no longer needs its window. */
+struct leaving {
+	struct session_rx *lane;
+	uint8_t owner;
+};
+
+static void give_back(struct forward *forward, struct forward_input *input)
+{
+	if (input->buffer)
+		forward->ops->release(forward->worker, input->buffer);
+	input->buffer = NULL;
+}
+
+static void drop_record(struct forward *forward, struct forward_input *input,
+			enum drop_record reason)
+{
+	forward->counters.records_received++;
+	forward->counters.records_dropped[reason]++;
+	give_back(forward, input);
+}
+
+static void set_hint(const struct session *session, enum session_hint hint)
+{
+	__atomic_fetch_or(&session->state->hints, hint, __ATOMIC_RELEASE);
+}
+
+static void clear_hint(const struct session *session, enum session_hint hint)
+{
+	__atomic_fetch_and(&session->state->hints, ~(uint32_t)hint, __ATOMIC_RELEASE);
+}
+
+static bool has_hint(const struct session *session, enum session_hint hint)
+{
+	return __atomic_load_n(&session->state->hints, __ATOMIC_RELAXED) & hint;
+}
+
+/* Tells the control thread; true if there was room. */
+static bool send_event(struct forward *forward, enum forward_event_type type,
+		       const struct session *session, const struct forward_input *input)
+{
+	struct forward_event *event = &forward->event;
+
+	event->type = type;
+	event->index = session->index;
+	if (type != FORWARD_EVENT_CONTROL)
+		event->payload_length = 0;
+	event->frame_length = 0;
+	if (input && input->frame_length <= SESSION_HEADER_MAX) {
+		event->frame_length = input->frame_length;
+		event->source = input->source;
+		memcpy(event->frame, input->record - input->frame_length, input->frame_length);
+	}
+	return forward->ops->event(forward->worker, event);
+}
+
+static void refill(struct forward *forward)
+{
+	if (forward->spare_count < FORWARD_SPARES)
+		forward->spare_count += forward->ops->spares(forward->worker,
+							     &forward->spares[forward->spare_count],
+							     FORWARD_SPARES - forward->spare_count);
+}
+
+/* Whether a lane may cause one more error message. */
+static bool may_tell(struct session_rx *lane, uint64_t now_ms)
+{
+	const uint64_t most = FORWARD_ERRORS_BURST * THOUSAND;
+	uint64_t tokens = lane->bucket + (now_ms - lane->bucket_ms) * FORWARD_ERRORS_PER_S;
+
+	if (!lane->bucket_ms || tokens > most)
+		tokens = most;
+	lane->bucket_ms = now_ms;
+	lane->bucket = (uint32_t)tokens;
+	if (tokens < THOUSAND)
+		return false;
+	lane->bucket -= THOUSAND;
+	return true;
+}
+
+static void flush(struct forward *forward, uint64_t now_ms);
+
+/*
+ * Opens a record to `to`, in `buffer` at `record`. Takes a sequence of this worker's lane: whether
+ * the record is sent or not, it is never used again. Returns NULL if the key has no more records to
+ * give.
+ */
+static struct forward_open *open_record(struct forward *forward, const struct session *to,
+					const struct session_header *header, uint8_t class,
+					void *buffer, uint8_t *record)
+{
+	struct session_tx *lane = &to->state->tx[forward->number];
+	struct forward_open *open = &forward->open[forward->open_count];
+
+	if (lane->epoch != to->tx_epoch) {
+		lane->epoch = to->tx_epoch;
+		lane->used = 0;
+	}
+	if (lane->used >= to->tx_budget)
+		return NULL;
+	if (++lane->used > to->tx_budget / 2 && !has_hint(to, SESSION_HINT_REKEY)) {
+		set_hint(to, SESSION_HINT_REKEY);
+		send_event(forward, FORWARD_EVENT_REKEY, to, NULL);
+	}
+	forward->open_count++;
+	open->to = to;
+	open->header = header;
+	open->buffer = buffer;
+	open->record = record;
+	open->sequence = lane->next++;
+	open->length = WIRE_RECORD_HEADER;
+	open->limit = to->record_max - WIRE_TAG_SIZE;
+	open->messages = 0;
+	open->class = class;
+	aead_prefetch(to->tx);
+	return open;
+}
+
+/* Where to note the newest open record for a session and class. Collisions only cost packing. */
+static uint8_t *newest(struct forward *forward, const struct session *to, uint8_t class)
+{
+	uint32_t hash = (to->index * UINT32_C(0x9e3779b1)) >> 16;
+
+	return &forward->newest[(hash + class) % FORWARD_NEWEST];
+}
+
+/*
+ * Puts `size` bytes of message into a record for `to`, which is known to carry that much. `lone`:
+ * the input that holds nothing but this message right behind its record header, and whose buffer
+ * may be used; or NULL. Returns the record; NULL with `reason` set if there is none to be had.
+ */
+static struct forward_open *pack(struct forward *forward, const struct session *to, uint8_t class,
+				 const uint8_t *message, uint16_t size, struct forward_input *lone,
+				 uint64_t now_ms, enum drop_message *reason)
+{
+	uint8_t *noted = newest(forward, to, class);
+	struct forward_open *open = &forward->open[*noted];
+
+	if (*noted >= forward->open_count || open->to != to || open->class != class ||
+	    open->length + size > open->limit) {
+		struct forward_spare *spare;
+
+		if (forward->open_count == FORWARD_OUTPUTS || (!lone && forward->spare_count == 0))
+			flush(forward, now_ms);
+		if (!lone && forward->spare_count == 0) {
+			*reason = DROP_MESSAGE_NO_BUFFER;
+			return NULL;
+		}
+		spare = lone ? NULL : &forward->spares[forward->spare_count - 1];
+		open = open_record(forward, to, &to->header, class,
+				   lone ? lone->buffer : spare->buffer,
+				   lone ? lone->record : spare->record);
+		if (!open) {
+			*reason = DROP_MESSAGE_KEY_EXHAUSTED;
+			return NULL;
+		}
+		if (lone)
+			lone->buffer = NULL;
+		else
+			forward->spare_count--;
+		*noted = (uint8_t)(open - forward->open);
+	}
+	// in place already?
+	if (open->record + open->length != message)
+		memcpy(open->record + open->length, message, size);
+	open->length += size;
+	open->messages++;
+	return open;
+}
+
+/* A message of the relay's own, to a session. */
+static void make(struct forward *forward, const struct session *to, uint8_t class, uint8_t kind,
+		 uint32_t tag, uint64_t now_ms)
+{
+	uint8_t message[WIRE_MESSAGE_HEADER];
+	enum drop_message reason;
+
+	wire_message_put(message, 0, kind, WIRE_HOP_LIMIT, 0, tag, &forward->relay);
+	forward->counters.messages_made++;
+	if (!to->header.length)
+		forward->counters.messages_dropped[DROP_MESSAGE_SESSION_GONE]++;
+	else if (!pack(forward, to, class, message, sizeof(message), NULL, now_ms, &reason))
+		forward->counters.messages_dropped[reason]++;
+}
+
+/* Counts a message that goes no further, and tells its sender if it may. */
+static void drop_message(struct forward *forward, const struct forward_message *message,
+			 enum drop_message reason, uint64_t now_ms)
+{
+	static const uint8_t told[DROP_MESSAGE_COUNT] = {
+#define X(name, text, reason, help) reason,
+		DROP_MESSAGES(X)
+#undef X
+	};
+
+	forward->counters.messages_dropped[reason]++;
+	switch (message->kind) {
+	case WIRE_SEND:
+	case WIRE_REQUEST:
+	case WIRE_PUBLISH:
+		if (told[reason] && may_tell(message->lane, now_ms))
+			make(forward, message->from, message->class, WIRE_ERROR | told[reason],
+			     message->tag, now_ms);
+	}
+}
+
+/* Seals and sends what is open. */
+static void flush(struct forward *forward, uint64_t now_ms)
+{
+	unsigned int n = forward->open_count, sent;
+
+	for (unsigned int i = 0; i < n; i++) {
+		const struct forward_open *open = &forward->open[i];
+		const struct wire_record header = {
+			.class = open->class,
+			.phase = open->to->tx_epoch & 1,
+			.lane = forward->number,
+			.index = open->to->index,
+			.sequence = open->sequence,
+		};
+
+		wire_record_put(open->record, &header);
+		forward->jobs[i].key = open->to->tx;
+		forward->jobs[i].record = open->record;
+		forward->jobs[i].length = open->length + WIRE_TAG_SIZE;
+		forward->outputs[i].buffer = open->buffer;
+		forward->outputs[i].record = open->record;
+		forward->outputs[i].length = open->length + WIRE_TAG_SIZE;
+		forward->outputs[i].header = open->header;
+	}
+	if (n == 0)
+		return;
+	forward->aead->seal(forward->aead_worker, forward->jobs, n);
+	sent = forward->ops->transmit(forward->worker, forward->outputs, n);
+	forward->counters.records_sent += sent;
+	for (unsigned int i = 0; i < n; i++) {
+		if (i < sent) {
+			forward->counters.messages_delivered += forward->open[i].messages;
+			continue;
+		}
+		forward->counters.messages_dropped[DROP_MESSAGE_TX_FULL] +=
+			forward->open[i].messages;
+		forward->ops->release(forward->worker, forward->open[i].buffer);
+	}
+	forward->open_count = 0;
+	refill(forward);
+	// only errors are made below; they aren't in `sent`, so this ends
+	n = forward->sent_count;
+	forward->sent_count = 0;
+	for (unsigned int i = 0; i < n; i++) {
+		const struct forward_sent *from = &forward->sent[i];
+
+		if (from->open >= sent && may_tell(from->lane, now_ms))
+			make(forward, from->from, from->class, WIRE_ERROR | WIRE_REASON_TX_FULL,
+			     from->tag, now_ms);
+	}
+}
+
+/* The relay is the destination. */
+static void consume(struct forward *forward, struct forward_message *message, uint64_t now_ms)
+{
+	struct forward_event *event = &forward->event;
+	const uint8_t *payload = message->data + WIRE_MESSAGE_HEADER;
+	uint16_t length = message->size - WIRE_MESSAGE_HEADER;
+	enum drop_message reason;
+
+	switch (message->kind) {
+	case WIRE_PING:
+		forward->counters.messages_consumed++;
+		// whose address isn't known yet gets `path` from the control thread instead
+		if (!message->from->header.length)
+			return;
+		forward->counters.messages_made++;
+		message->data[2] = WIRE_PONG;
+		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
+				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
+		memcpy(message->data + 8, &forward->relay, WIRE_ID_SIZE);
+		if (!pack(forward, message->from, message->class, message->data, message->size,
+			  message->lone ? message->input : NULL, now_ms, &reason))
+			forward->counters.messages_dropped[reason]++;
+		return;
+	case WIRE_PONG:
+		forward->counters.messages_consumed++;
+		return;
+	case WIRE_KIND_CONTROL:
+		if (length > FORWARD_PAYLOAD_MAX) {
+			drop_message(forward, message, DROP_MESSAGE_TOO_LARGE, now_ms);
+			return;
+		}
+		event->tag = message->tag;
+		event->payload_length = length;
+		memcpy(event->payload, payload, length);
+		if (send_event(forward, FORWARD_EVENT_CONTROL, message->from, message->input))
+			forward->counters.messages_consumed++;
+		else
+			drop_message(forward, message, DROP_MESSAGE_CONTROL_FULL, now_ms);
+		return;
+	default:
+		drop_message(forward, message, DROP_MESSAGE_UNSUPPORTED, now_ms);
+	}
+}
+
+static void deliver(struct forward *forward, struct forward_message *message, uint64_t now_ms)
+{
+	const struct session *to = message->to;
+	struct forward_open *open;
+	enum drop_message reason;
+	uint8_t hop_limit = message->data[3] >> WIRE_HOP_SHIFT;
+
+	if (message->kind < WIRE_SEND || message->kind > WIRE_PONG ||
+	    message->kind == WIRE_PUBLISH || message->class == WIRE_CONTROL)
+		reason = DROP_MESSAGE_UNSUPPORTED;
+	else if (hop_limit == 0)
+		reason = DROP_MESSAGE_HOP_LIMIT;
+	else if (!to)
+		reason = DROP_MESSAGE_NO_ROUTE;
+	else if (message->size + WIRE_RECORD_OVERHEAD > to->record_max)
+		reason = DROP_MESSAGE_TOO_LARGE;
+	else
+		goto forwarded;
+	drop_message(forward, message, reason, now_ms);
+	return;
+
+forwarded:
+	message->data[3] -= 1 << WIRE_HOP_SHIFT;
+	memcpy(message->data + 8, &message->from->id, WIRE_ID_SIZE);
+	if (forward->sent_count == FORWARD_SENT)
+		flush(forward, now_ms);
+	open = pack(forward, to, message->class, message->data, message->size,
+		    message->lone ? message->input : NULL, now_ms, &reason);
+	if (!open) {
+		drop_message(forward, message, reason, now_ms);
+		return;
+	}
+	if (message->kind == WIRE_SEND || message->kind == WIRE_REQUEST) {
+		struct forward_sent *sent = &forward->sent[forward->sent_count++];
+
+		sent->from = message->from;
+		sent->lane = message->lane;
+		sent->tag = message->tag;
+		sent->class = message->class;
+		sent->open = (uint8_t)(open - forward->open);
+	}
+}
+
+/* Looks up where the gathered messages go, all of them stage by stage, and packs them. */
+static void walk(struct forward *forward, uint64_t now_ms)
+{
+	const struct session_slot *slots = forward->sessions->slot;
+	unsigned int n = forward->message_count;
+	const struct next_hop *hops[FORWARD_MESSAGES];
+
+	for (unsigned int i = 0; i < n; i++) {
+		const struct wire_id *to = (const void *)(forward->messages[i].data + 8);
+
+		forward->messages[i].hash = route_hash(forward->routes, to);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		const struct wire_id *to = (const void *)(forward->messages[i].data + 8);
+
+		hops[i] = route_find(forward->routes, to, forward->messages[i].hash);
+		if (hops[i])
+			__builtin_prefetch(&slots[hops[i]->slot]);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		struct forward_message *message = &forward->messages[i];
+
+		message->to = hops[i] ? rcu_dereference(slots[hops[i]->slot].current) : NULL;
+		if (message->to)
+			__builtin_prefetch(message->to);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		struct forward_message *message = &forward->messages[i];
+		const struct wire_id *to = (const void *)(message->data + 8);
+
+		if (wire_id_equal(to, &forward->relay))
+			consume(forward, message, now_ms);
+		else
+			deliver(forward, message, now_ms);
+	}
+	forward->message_count = 0;
+}
+
+/* The number of messages in an opened record; 0 if they are not well-formed. */
+static unsigned int count_messages(uint8_t *text, size_t length)
+{
+	struct wire_message message;
+	unsigned int n = 0;
+	size_t at = 0;
+
+	do {
+		at = wire_message_get(&message, text, length, at);
+		// only relays say what a message came through
+		if (!at || (message.flags & WIRE_FLAG_VIA))
+			return 0;
+		n++;
+	} while (at < length);
+	return n;
+}
+
+/* An authentic record: gathers its messages. */
+static void gather(struct forward *forward, const struct receiving *record, uint64_t now_ms)
+{
+	uint8_t *text = record->input->record + WIRE_RECORD_HEADER;
+	size_t length = record->input->length - WIRE_RECORD_OVERHEAD;
+	unsigned int n = count_messages(text, length);
+	struct wire_message message;
+	size_t at = 0;
+
+	if (n == 0) {
+		drop_record(forward, record->input, DROP_RECORD_MALFORMED);
+		return;
+	}
+	forward->counters.records_received++;
+	forward->counters.records_opened++;
+	forward->counters.messages_opened += n;
+	for (unsigned int i = 0; i < n; i++) {
+		struct forward_message *out;
+
+		if (forward->message_count == FORWARD_MESSAGES)
+			walk(forward, now_ms);
+		at = wire_message_get(&message, text, length, at);
+		out = &forward->messages[forward->message_count++];
+		out->from = record->session;
+		out->lane = record->lane;
+		out->data = message.data;
+		out->tag = wire_message_tag(message.data);
+		out->size = message.size;
+		out->kind = message.kind;
+		out->class = record->header.class;
+		out->lone = n == 1;
+		out->input = record->input;
+	}
+}
+
+/* What an authentic, new record says about its sender beside its messages. */
+static void learn(struct forward *forward, const struct receiving *record, bool above,
+		  uint64_t now_ms)
+{
+	const struct session *session = record->session;
+
+	__atomic_store_n(&record->lane->seen_ms, (uint32_t)now_ms, __ATOMIC_RELAXED);
+	if (above && record->header.lane == 0 && !has_hint(session, SESSION_HINT_PATH) &&
+	    !endpoint_equal(&record->input->source, &session->endpoint)) {
+		// set first: the control thread clears it when it has seen the event
+		set_hint(session, SESSION_HINT_PATH);
+		if (!send_event(forward, FORWARD_EVENT_PATH, session, record->input))
+			clear_hint(session, SESSION_HINT_PATH);
+	}
+	if (session->rx_epoch != session->tx_epoch &&
+	    record->header.phase == (session->rx_epoch & 1) &&
+	    !has_hint(session, SESSION_HINT_PHASE)) {
+		set_hint(session, SESSION_HINT_PHASE);
+		send_event(forward, FORWARD_EVENT_PHASE, session, NULL);
+	}
+}
+
+static void failed(struct forward *forward, const struct receiving *record)
+{
+	struct session_rx *lane = record->lane;
+
+	if (lane->failed_epoch != record->session->rx_epoch) {
+		lane->failed_epoch = record->session->rx_epoch;
+		lane->failed = 0;
+	}
+	lane->failed++;
+	drop_record(forward, record->input, DROP_RECORD_AUTH);
+}
+
+static bool used_up(const struct session *session, const struct session_rx *lane)
+{
+	return lane->failed >= FAILED_MAX && lane->failed_epoch == session->rx_epoch &&
+	       session->tx->aead == WIRE_CHACHA20_POLY1305;
+}
+
+/*
+ * Whether this worker owns the lane; an unowned one is claimed. A record of somebody else's lane is
+ * handed over.
+ */
+static bool own(struct forward *forward, const struct receiving *record)
+{
+	uint8_t owner = __atomic_load_n(&record->lane->owner, __ATOMIC_ACQUIRE);
+
+	if (owner == SESSION_NO_OWNER &&
+	    __atomic_compare_exchange_n(&record->lane->owner, &owner, forward->number, false,
+					__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return true;
+	if (owner == forward->number)
+		return true;
+	if (forward->ops->handover(forward->worker, owner, record->input)) {
+		forward->counters.handed_over++;
+		record->input->buffer = NULL;
+	} else {
+		drop_record(forward, record->input, DROP_RECORD_HANDOVER_FULL);
+	}
+	return false;
+}
+
+/* Parses and finds the sessions: leaves the records that have one in `records`. */
+static unsigned int find_sessions(struct forward *forward, struct forward_input *inputs,
+				  unsigned int n, struct receiving *records)
+{
+	static const uint8_t reasons[] = {
+		[WIRE_BAD_SIZE] = DROP_RECORD_TRUNCATED,
+		[WIRE_BAD_VERSION] = DROP_RECORD_VERSION,
+		[WIRE_BAD_RESERVED] = DROP_RECORD_RESERVED,
+	};
+	const struct session_table *sessions = forward->sessions;
+	unsigned int parsed = 0, found = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		struct receiving *record = &records[parsed];
+		enum wire_parse result;
+
+		result = wire_record_get(&record->header, inputs[i].record, inputs[i].length);
+		if (result != WIRE_OK) {
+			drop_record(forward, &inputs[i], reasons[result]);
+			continue;
+		}
+		record->input = &inputs[i];
+		if (wire_slot(record->header.index) < sessions->slots)
+			__builtin_prefetch(&sessions->slot[wire_slot(record->header.index)]);
+		parsed++;
+	}
+	for (unsigned int i = 0; i < parsed; i++) {
+		uint32_t slot = wire_slot(records[i].header.index);
+
+		if (slot < sessions->slots) {
+			uintptr_t session =
+				(uintptr_t)rcu_dereference(sessions->slot[slot].current);
+
+			__builtin_prefetch((void *)session);
+			__builtin_prefetch((void *)(session + 64));
+		}
+	}
+	for (unsigned int i = 0; i < parsed; i++) {
+		struct receiving *record = &records[found];
+		const struct session *session;
+		bool stale;
+
+		*record = records[i];
+		session = session_find(sessions, record->header.index, &stale);
+		if (!session) {
+			drop_record(forward, record->input,
+				    stale ? DROP_RECORD_SESSION_STALE
+					  : DROP_RECORD_SESSION_UNKNOWN);
+		} else if (record->input->length > session->record_max) {
+			drop_record(forward, record->input, DROP_RECORD_OVERSIZED);
+		} else if (record->header.lane >= session->lanes_up) {
+			drop_record(forward, record->input, DROP_RECORD_LANE);
+		} else if (!session->rx[record->header.phase]) {
+			drop_record(forward, record->input, DROP_RECORD_KEY_PHASE);
+		} else {
+			record->session = session;
+			record->lane = &session->state->rx[record->header.lane];
+			aead_prefetch(session->rx[record->header.phase]);
+			__builtin_prefetch(record->lane);
+			found++;
+		}
+	}
+	return found;
+}
+
+/* Checks owners and windows: leaves what is worth opening in `records`. */
+static unsigned int check_windows(struct forward *forward, struct receiving *records,
+				  unsigned int n)
+{
+	unsigned int kept = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		struct receiving *record = &records[kept];
+
+		*record = records[i];
+		if (!own(forward, record))
+			continue;
+		switch (window_check(&record->lane->window, record->header.sequence)) {
+		case WINDOW_OLD:
+			drop_record(forward, record->input, DROP_RECORD_REPLAY_OLD);
+			continue;
+		case WINDOW_SEEN:
+			drop_record(forward, record->input, DROP_RECORD_REPLAY_SEEN);
+			continue;
+		case WINDOW_NEW:
+			break;
+		}
+		if (used_up(record->session, record->lane)) {
+			drop_record(forward, record->input, DROP_RECORD_KEY_LIMIT);
+			continue;
+		}
+		forward->jobs[kept].key = record->session->rx[record->header.phase];
+		forward->jobs[kept].record = record->input->record;
+		forward->jobs[kept].length = record->input->length;
+		kept++;
+	}
+	return kept;
+}
+
+void forward_burst(struct forward *forward, struct forward_input *inputs, unsigned int n,
+		   uint64_t now_ms)
+{
+	struct receiving records[FORWARD_BURST];
+	struct leaving leaving[FORWARD_BURST];
+	unsigned int leaving_count = 0;
+
+	refill(forward);
+	n = find_sessions(forward, inputs, n, records);
+	n = check_windows(forward, records, n);
+	if (n)
+		forward->aead->open(forward->aead_worker, forward->jobs, n);
+	for (unsigned int i = 0; i < n; i++) {
+		struct receiving *record = &records[i];
+		bool above = record->header.sequence >= record->lane->window.next;
+
+		if (!forward->jobs[i].ok) {
+			failed(forward, record);
+			continue;
+		}
+		// a copy may be in the same burst
+		if (window_accept(&record->lane->window, record->header.sequence) != WINDOW_NEW) {
+			drop_record(forward, record->input, DROP_RECORD_REPLAY_SEEN);
+			continue;
+		}
+		// a lane's owner follows its newest records
+		if (record->input->handed && above) {
+			leaving[leaving_count].lane = record->lane;
+			leaving[leaving_count++].owner = record->input->handed_by;
+		}
+		learn(forward, record, above, now_ms);
+		gather(forward, record, now_ms);
+	}
+	walk(forward, now_ms);
+	while (forward->open_count)
+		flush(forward, now_ms);
+	for (unsigned int i = 0; i < n; i++)
+		give_back(forward, records[i].input);
+	for (unsigned int i = 0; i < leaving_count; i++)
+		__atomic_store_n(&leaving[i].lane->owner, leaving[i].owner, __ATOMIC_RELEASE);
+}
+
+static enum drop_message command(struct forward *forward, const struct forward_command *command)
+{
+	const struct session *to = session_find_any(forward->sessions, command->index);
+	uint16_t size = WIRE_MESSAGE_HEADER + command->payload_length;
+	const struct session_header *header;
+	struct forward_spare *spare;
+	struct forward_open *open;
+
+	if (!to)
+		return DROP_MESSAGE_SESSION_GONE;
+	header = command->header.length ? &command->header : &to->header;
+	if (!header->length)
+		return DROP_MESSAGE_SESSION_GONE;
+	if (size + WIRE_RECORD_OVERHEAD > to->record_max)
+		return DROP_MESSAGE_TOO_LARGE;
+	if (!forward->spare_count)
+		return DROP_MESSAGE_NO_BUFFER;
+	spare = &forward->spares[forward->spare_count - 1];
+	open = open_record(forward, to, header, WIRE_CONTROL, spare->buffer, spare->record);
+	if (!open)
+		return DROP_MESSAGE_KEY_EXHAUSTED;
+	forward->spare_count--;
+	wire_message_put(open->record + open->length, command->payload_length, WIRE_KIND_CONTROL,
+			 WIRE_HOP_LIMIT, 0, command->tag, &forward->relay);
+	memcpy(open->record + open->length + WIRE_MESSAGE_HEADER, command->payload,
+	       command->payload_length);
+	open->length += size;
+	open->messages = 1;
+	return DROP_MESSAGE_COUNT;
+}
+
+void forward_commands(struct forward *forward, const struct forward_command *commands,
+		      unsigned int n, uint64_t now_ms)
+{
+	refill(forward);
+	for (unsigned int i = 0; i < n; i++) {
+		enum drop_message reason = command(forward, &commands[i]);
+
+		forward->counters.messages_made++;
+		if (reason != DROP_MESSAGE_COUNT)
+			forward->counters.messages_dropped[reason]++;
+		if (forward->open_count == FORWARD_OUTPUTS || !forward->spare_count)
+			flush(forward, now_ms);
+	}
+	flush(forward, now_ms);
+}
+
+void forward_fini(struct forward *forward)
+{
+	while (forward->spare_count)
+		forward->ops->release(forward->worker,
+				      forward->spares[--forward->spare_count].buffer);
+}
