@@ -399,7 +399,7 @@ static void walk(struct forward *forward, uint64_t now_ms)
 /* The number of messages in an opened record; 0 if they are not well-formed. */
 static unsigned int count_messages(uint8_t *text, size_t length)
 {
-	struct wire_message message;
+	struct wire_message message = {0};
 	unsigned int n = 0;
 	size_t at = 0;
 
@@ -419,7 +419,7 @@ static void gather(struct forward *forward, const struct receiving *record, uint
 	uint8_t *text = record->input->record + WIRE_RECORD_HEADER;
 	size_t length = record->input->length - WIRE_RECORD_OVERHEAD;
 	unsigned int n = count_messages(text, length);
-	struct wire_message message;
+	struct wire_message message = {0};
 	size_t at = 0;
 
 	if (n == 0) {

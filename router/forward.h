@@ -37,7 +37,8 @@ struct forward_input {
 	uint8_t *record;
 	uint16_t length;
 	uint8_t frame_length; // the Ethernet, IP and UDP headers right before `record`
-	bool handed;          // came from another worker, which has not counted it
+	bool handed;          // came from another worker, which has not counted it:
+	uint8_t handed_by;    // that one
 	struct endpoint source;
 };
 
@@ -53,7 +54,6 @@ struct forward_output {
 	void *buffer;
 	uint8_t *record;
 	uint16_t length;
-	uint16_t messages;
 	const struct session_header *header;
 };
 
@@ -112,22 +112,21 @@ struct forward_ops {
 struct forward_message {
 	const struct session *from;
 	struct session_rx *lane; // that it came on; for limits
-	uint8_t *data;           // message header
+	struct forward_input *input;
+	uint8_t *data; // message header
 	uint32_t tag;
 	uint16_t size;
 	uint8_t kind;
 	uint8_t class;
-	uint8_t input; // of which record
-	bool lone;     // the only message of its record
+	bool lone; // the only message of its record
 	unsigned long hash;
-	const struct next_hop *hop;
+	const struct session *to;
 };
 
 /* A record being packed. */
 struct forward_open {
 	const struct session *to;
 	const struct session_header *header;
-	struct session_tx *lane;
 	void *buffer;
 	uint8_t *record;
 	uint64_t sequence;

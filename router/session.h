@@ -43,10 +43,11 @@ enum session_hint {
 /* A peer's lane into the relay. Only its owning worker touches it, except where said. */
 struct session_rx {
 	struct window window;
-	uint64_t failed;    // opens that failed under the current keys
+	uint64_t failed;    // opens that failed since `failed_epoch` began
 	uint64_t bucket_ms; // error messages: token bucket, when last filled
-	uint32_t bucket;    // tokens
-	uint32_t seen_ms;   // owner writes, control reads (relaxed): when last authentic
+	uint32_t bucket;    // in thousandths of a message
+	uint32_t failed_epoch;
+	uint32_t seen_ms; // owner writes, control reads (relaxed): when last authentic
 	uint8_t owner; // worker, or SESSION_NO_OWNER; atomic: claimed by CAS, given away by release
 } __attribute__((aligned(64)));
 
@@ -73,7 +74,7 @@ struct session {
 	uint16_t record_max; // bytes of a record, either way
 	uint8_t lanes_up;
 	uint8_t lanes_down;
-	const struct aead_key *rx[2]; // by key phase (lowest bit of the epoch); NULL: none
+	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
 	struct endpoint endpoint;
