@@ -77,25 +77,27 @@ relay_pid()
 {
 	local pid
 	pid=$(cat "$lab/viaductd.pid" 2>/dev/null) || return 1
-	[[ $pid =~ ^[0-9]+$ && $(tr '\0' ' ' <"/proc/$pid/cmdline") == *"-c $lab/viaductd.yaml "* ]] \
-		2>/dev/null || return 1
+	{ [[ $(tr '\0' ' ' <"/proc/$pid/cmdline") == *" -c $lab/viaductd.yaml "* ]]; } 2>/dev/null ||
+		return 1
 	echo "$pid"
 }
 
 # Starts viaductd in its namespace, in a session of its own, and waits until it is ready.
 relay_start()
 {
-	setsid ip netns exec "$ns_relay" "$viaductd" -c "$lab/viaductd.yaml" \
-		>"$lab/viaductd.log" 2>&1 </dev/null &
-	local pid=$! deadline=$((SECONDS + 30))
-	echo "$pid" >"$lab/viaductd.pid"
-	until grep -q 'msg=ready' "$lab/viaductd.log"; do
-		if ! kill -0 "$pid" 2>/dev/null || ((SECONDS > deadline)); then
-			relay_log
-			die "viaductd did not get ready"
-		fi
-		sleep 0.05
+	local i
+	rm -f "$lab/viaductd.pid"
+	# shellcheck disable=SC2016  # sh is to expand it
+	setsid sh -c 'echo $$ >"$0" && exec "$@"' "$lab/viaductd.pid" \
+		ip netns exec "$ns_relay" "$viaductd" -c "$lab/viaductd.yaml" \
+		>"$lab/viaductd.log" 2>&1 </dev/null 9>&- &
+	for ((i = 0; i < 300; i++)); do
+		! grep -q 'msg=ready' "$lab/viaductd.log" || return 0
+		[ ! -s "$lab/viaductd.pid" ] || relay_pid >/dev/null || break
+		sleep 0.1
 	done
+	relay_log
+	die "viaductd did not get ready"
 }
 
 # The end of the relay's log, to stderr.
@@ -111,12 +113,19 @@ relay_stop()
 {
 	local pid i
 	if pid=$(relay_pid); then
-		kill -TERM "$pid" 2>/dev/null || true
+		kill -TERM "$pid"
 		for ((i = 0; i < 100; i++)); do
 			relay_pid >/dev/null || break
 			sleep 0.1
 		done
-		kill -KILL "$pid" 2>/dev/null || true
+		! relay_pid >/dev/null || kill -KILL "$pid"
 	fi
 	rm -f "$lab/viaductd.pid"
+}
+
+# Takes down whatever there is of this lab; what is not there is no error.
+lab_down()
+{
+	relay_stop || true
+	network_down
 }
