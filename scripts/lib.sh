@@ -1,8 +1,10 @@
 # Shared by the scripts in this folder: sourced, never run.
 # shellcheck shell=bash
+# shellcheck disable=SC2034  # what the scripts use
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 me=$(basename "$0")
+python=/usr/bin/python3 # Debian's, which has the modules, whatever else is in PATH
 
 say()
 {
