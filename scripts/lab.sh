@@ -24,8 +24,8 @@ network_up()
 				"take it away with: ip netns del $ns"
 	done
 	touch "$lab/network"
-	ip netns add "$ns_relay"
-	ip netns add "$ns_peers"
+	{ ip netns add "$ns_relay" && ip netns add "$ns_peers"; } ||
+		die "no network namespaces here; a container must be allowed CAP_SYS_ADMIN for them"
 	for ns in "$ns_relay" "$ns_peers"; do
 		ip -n "$ns" link set lo up
 		# no duplicate address detection, no router solicitations: ready at once, and quiet
@@ -91,6 +91,7 @@ relay_start()
 	setsid sh -c 'echo $$ >"$0" && exec "$@"' "$lab/viaductd.pid" \
 		ip netns exec "$ns_relay" "$viaductd" -c "$lab/viaductd.yaml" \
 		>"$lab/viaductd.log" 2>&1 </dev/null 9>&- &
+	disown
 	for ((i = 0; i < 300; i++)); do
 		! grep -q 'msg=ready' "$lab/viaductd.log" || return 0
 		[ ! -s "$lab/viaductd.pid" ] || relay_pid >/dev/null || break
