@@ -435,7 +435,7 @@ class Peer:
                 self.poll(until - time.monotonic())
             pause = min(2 * pause, 1.0)
 
-    def rekey(self):
+    def rekey(self, ping=True):
         """Section 7, in the caller's thread: takes a round trip or three."""
         connection = Connection(self.identity, self.trust, self.control_address, self.source,
                                 self.ticket)
@@ -455,7 +455,8 @@ class Peer:
         self.used = [0] * self.lanes
         self.welcome = welcome
         self.ticket = connection.close()
-        self.ping_relay()
+        if ping:
+            self.ping_relay()
 
     def ask_rekey(self, connection, index, epoch, mac):
         return connection.ask({"viaduct": 1, "ciphers": [self.welcome["cipher"]],
