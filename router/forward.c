@@ -127,7 +127,6 @@ static struct forward_open *open_record(struct forward *forward, const struct se
 	open->limit = to->record_max - WIRE_TAG_SIZE;
 	open->messages = 0;
 	open->class = class;
-	aead_prefetch(to->tx);
 	return open;
 }
 
@@ -271,6 +270,11 @@ static void flush(struct forward *forward, uint64_t now_ms)
 	}
 }
 
+static const struct wire_id *destination(const struct forward_message *message)
+{
+	return (const struct wire_id *)(message->data + 8);
+}
+
 /* The relay is the destination. */
 static void consume(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
@@ -361,34 +365,38 @@ forwarded:
 /* Looks up where the gathered messages go, all of them stage by stage, and packs them. */
 static void walk(struct forward *forward, uint64_t now_ms)
 {
-	const struct session_slot *slots = forward->sessions->slot;
+	const struct route_table *routes = forward->routes;
 	unsigned int n = forward->message_count;
-	const struct next_hop *hops[FORWARD_MESSAGES];
 
-	for (unsigned int i = 0; i < n; i++) {
-		const struct wire_id *to = (const void *)(forward->messages[i].data + 8);
-
-		forward->messages[i].hash = route_hash(forward->routes, to);
-	}
-	for (unsigned int i = 0; i < n; i++) {
-		const struct wire_id *to = (const void *)(forward->messages[i].data + 8);
-
-		hops[i] = route_find(forward->routes, to, forward->messages[i].hash);
-		if (hops[i])
-			__builtin_prefetch(&slots[hops[i]->slot]);
-	}
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_message *message = &forward->messages[i];
 
-		message->to = hops[i] ? rcu_dereference(slots[hops[i]->slot].current) : NULL;
+		message->hash = route_hash(routes, destination(message));
+		route_prefetch(routes, message->hash);
+	}
+	for (unsigned int i = 0; i < n; i++)
+		forward->messages[i].guess = route_guess(routes, forward->messages[i].hash);
+	for (unsigned int i = 0; i < n; i++) {
+		struct forward_message *message = &forward->messages[i];
+		const struct session_slot *slot;
+
+		slot = route_confirm(routes, destination(message), message->hash, message->guess);
+		message->to = slot ? rcu_dereference(slot->current) : NULL;
 		if (message->to)
-			__builtin_prefetch(message->to);
+			session_prefetch(message->to);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		const struct session *to = forward->messages[i].to;
+
+		if (to) {
+			__builtin_prefetch(&to->state->tx[forward->number], 1);
+			aead_prefetch(to->tx);
+		}
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_message *message = &forward->messages[i];
-		const struct wire_id *to = (const void *)(message->data + 8);
 
-		if (wire_id_equal(to, &forward->relay))
+		if (wire_id_equal(destination(message), &forward->relay))
 			consume(forward, message, now_ms);
 		else
 			deliver(forward, message, now_ms);
@@ -541,11 +549,11 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 		uint32_t slot = wire_slot(records[i].header.index);
 
 		if (slot < sessions->slots) {
-			uintptr_t session =
-				(uintptr_t)rcu_dereference(sessions->slot[slot].current);
+			const struct session *session =
+				rcu_dereference(sessions->slot[slot].current);
 
-			__builtin_prefetch((void *)session);
-			__builtin_prefetch((void *)(session + 64));
+			if (session)
+				session_prefetch(session);
 		}
 	}
 	for (unsigned int i = 0; i < parsed; i++) {

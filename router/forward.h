@@ -118,8 +118,9 @@ struct forward_message {
 	uint16_t size;
 	uint8_t kind;
 	uint8_t class;
-	bool lone; // the only message of its record
-	unsigned long hash;
+	bool lone;      // the only message of its record
+	uint32_t guess; // of the route table
+	uint64_t hash;
 	const struct session *to;
 };
 

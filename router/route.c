@@ -3,117 +3,171 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static uint64_t mix(uint64_t a, uint64_t b)
-{
-	__extension__ unsigned __int128 product = (unsigned __int128)a * b;
+#define TOMBSTONE UINT64_C(1)
 
-	return (uint64_t)product ^ (uint64_t)(product >> 64);
+static struct route_words *words_new(uint32_t routes)
+{
+	struct route_words *words;
+	uint32_t buckets = 16;
+	size_t size;
+
+	while (buckets * ROUTE_BUCKET / 2 < routes)
+		buckets *= 2;
+	size = sizeof(*words) + (size_t)buckets * sizeof(words->bucket[0]);
+	words = aligned_alloc(64, size);
+	if (!words)
+		return NULL;
+	memset(words, 0, size);
+	words->mask = buckets - 1;
+	return words;
 }
 
-unsigned long route_hash(const struct route_table *routes, const struct wire_id *id)
+static void words_free(struct rcu_head *head)
 {
-	uint64_t words[2];
-
-	memcpy(words, id, sizeof(words));
-	return mix(mix(words[0] ^ routes->secret[0], words[1] ^ routes->secret[1]) ^
-			   routes->secret[2],
-		   routes->secret[3]);
+	free(caa_container_of(head, struct route_words, rcu));
 }
 
-static int match(struct cds_lfht_node *node, const void *key)
+int route_table_init(struct route_table *routes, struct session_table *sessions, uint32_t expect,
+		     const uint8_t secret[32])
 {
-	return wire_id_equal(&caa_container_of(node, struct next_hop, node)->id, key);
-}
-
-int route_table_init(struct route_table *routes, const uint8_t secret[32])
-{
+	memset(routes, 0, sizeof(*routes));
 	memcpy(routes->secret, secret, sizeof(routes->secret));
-	for (int i = 0; i < 4; i++)
-		routes->secret[i] |= 1; // a factor of zero would forget its input
-	routes->table = cds_lfht_new(1024, 1024, 0, CDS_LFHT_AUTO_RESIZE, NULL);
-	return routes->table ? 0 : -ENOMEM;
-}
-
-static void hop_free(struct rcu_head *head)
-{
-	free(caa_container_of(head, struct next_hop, rcu));
+	routes->secret[3] |= 1; // a factor of zero would forget its input
+	routes->sessions = sessions;
+	routes->words = words_new(expect);
+	return routes->words ? 0 : -ENOMEM;
 }
 
 void route_table_fini(struct route_table *routes)
 {
-	struct cds_lfht_iter iter;
-	struct next_hop *hop;
-
-	cds_lfht_for_each_entry(routes->table, &iter, hop, node)
-	{
-		cds_lfht_del(routes->table, &hop->node);
-		call_rcu(&hop->rcu, hop_free);
-	}
-	rcu_thread_offline();
-	rcu_barrier();
-	cds_lfht_destroy(routes->table, NULL);
-	rcu_thread_online();
-	routes->table = NULL;
+	free(routes->words);
+	routes->words = NULL;
 }
 
-const struct next_hop *route_find(const struct route_table *routes, const struct wire_id *id,
-				  unsigned long hash)
+/* Where the word of `id` is, and what it was; NULL: nowhere. */
+static uint64_t *find_word(const struct route_table *routes, const struct wire_id *id,
+			   uint64_t hash, uint64_t *word)
 {
-	struct cds_lfht_iter iter;
-	struct cds_lfht_node *node;
+	struct route_words *words = rcu_dereference(routes->words);
+	uint64_t tag = route_tag(hash);
 
-	cds_lfht_lookup(routes->table, hash, match, id, &iter);
-	node = cds_lfht_iter_get_node(&iter);
-	return node ? caa_container_of(node, struct next_hop, node) : NULL;
+	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
+		bool full = true;
+
+		for (int i = 0; i < ROUTE_BUCKET; i++) {
+			*word = __atomic_load_n(&words->bucket[at][i], __ATOMIC_ACQUIRE);
+			if (*word >> WIRE_SLOT_BITS == tag &&
+			    wire_id_equal(&routes->sessions->slot[*word & (WIRE_SLOTS - 1)].id, id))
+				return &words->bucket[at][i];
+			full &= *word != 0;
+		}
+		if (!full)
+			return NULL;
+	}
+}
+
+const struct session_slot *route_find(const struct route_table *routes, const struct wire_id *id,
+				      uint64_t hash)
+{
+	uint64_t word;
+
+	if (!find_word(routes, id, hash, &word))
+		return NULL;
+	return &routes->sessions->slot[word & (WIRE_SLOTS - 1)];
+}
+
+/* Puts a word of a key that isn't there into the first place that is free; true: a tombstone's. */
+static bool put(struct route_words *words, uint64_t hash, uint32_t slot)
+{
+	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
+		for (int i = 0; i < ROUTE_BUCKET; i++) {
+			uint64_t word = words->bucket[at][i];
+
+			if (word > TOMBSTONE)
+				continue;
+			__atomic_store_n(&words->bucket[at][i],
+					 route_tag(hash) << WIRE_SLOT_BITS | slot,
+					 __ATOMIC_RELEASE);
+			return word == TOMBSTONE;
+		}
+	}
+}
+
+/* Makes room for one more. */
+static int grow(struct route_table *routes)
+{
+	struct route_words *old = routes->words, *words;
+	uint32_t most = (old->mask + 1) * ROUTE_BUCKET / 2;
+
+	if (routes->count + routes->tombstones < most)
+		return 0;
+	// mostly tombstones: the same size again will do
+	words = words_new(routes->count < most / 2 ? most : 2 * most);
+	if (!words)
+		return -ENOMEM;
+	for (uint32_t at = 0; at <= old->mask; at++) {
+		for (int i = 0; i < ROUTE_BUCKET; i++) {
+			uint64_t word = old->bucket[at][i];
+			uint32_t slot = word & (WIRE_SLOTS - 1);
+
+			if (word > TOMBSTONE)
+				put(words, route_hash(routes, &routes->sessions->slot[slot].id),
+				    slot);
+		}
+	}
+	routes->tombstones = 0;
+	rcu_assign_pointer(routes->words, words);
+	call_rcu(&old->rcu, words_free);
+	return 0;
 }
 
 int route_set(struct route_table *routes, const struct wire_id *id, uint32_t slot)
 {
-	struct next_hop *hop = calloc(1, sizeof(*hop));
-	struct cds_lfht_node *old;
+	uint64_t hash = route_hash(routes, id);
+	uint64_t word, *at = find_word(routes, id, hash, &word);
 
-	if (!hop)
+	routes->sessions->slot[slot].id = *id;
+	if (at) {
+		__atomic_store_n(at, route_tag(hash) << WIRE_SLOT_BITS | slot, __ATOMIC_RELEASE);
+		return 0;
+	}
+	if (grow(routes))
 		return -ENOMEM;
-	hop->id = *id;
-	hop->slot = slot;
-	old = cds_lfht_add_replace(routes->table, route_hash(routes, id), match, &hop->id,
-				   &hop->node);
-	if (old)
-		call_rcu(&caa_container_of(old, struct next_hop, node)->rcu, hop_free);
+	if (put(routes->words, hash, slot))
+		routes->tombstones--;
+	routes->count++;
 	return 0;
 }
 
 int route_remove(struct route_table *routes, const struct wire_id *id)
 {
-	struct cds_lfht_iter iter;
-	struct cds_lfht_node *node;
+	uint64_t word, *at = find_word(routes, id, route_hash(routes, id), &word);
+	uint64_t *bucket;
+	bool full = true;
 
-	cds_lfht_lookup(routes->table, route_hash(routes, id), match, id, &iter);
-	node = cds_lfht_iter_get_node(&iter);
-	if (!node || cds_lfht_del(routes->table, node))
+	if (!at)
 		return -ENOENT;
-	call_rcu(&caa_container_of(node, struct next_hop, node)->rcu, hop_free);
+	bucket = routes->words->bucket[(at - routes->words->bucket[0]) / ROUTE_BUCKET];
+	for (int i = 0; i < ROUTE_BUCKET; i++)
+		full &= bucket[i] != 0;
+	__atomic_store_n(at, full ? TOMBSTONE : 0, __ATOMIC_RELEASE);
+	routes->tombstones += full;
+	routes->count--;
 	return 0;
 }
 
-unsigned long route_count(const struct route_table *routes)
-{
-	unsigned long count;
-	long before, after;
-
-	cds_lfht_count_nodes(routes->table, &before, &count, &after);
-	return count;
-}
-
 void route_walk(const struct route_table *routes,
-		int (*each)(void *arg, const struct next_hop *hop), void *arg)
+		int (*each)(void *arg, const struct wire_id *id, uint32_t slot), void *arg)
 {
-	struct cds_lfht_iter iter;
-	struct next_hop *hop;
+	const struct route_words *words = routes->words;
 
-	cds_lfht_for_each_entry(routes->table, &iter, hop, node)
-	{
-		if (each(arg, hop))
-			break;
+	for (uint32_t at = 0; at <= words->mask; at++) {
+		for (int i = 0; i < ROUTE_BUCKET; i++) {
+			uint64_t word = words->bucket[at][i];
+			uint32_t slot = word & (WIRE_SLOTS - 1);
+
+			if (word > TOMBSTONE && each(arg, &routes->sessions->slot[slot].id, slot))
+				return;
+		}
 	}
 }

@@ -1,53 +1,145 @@
 /*
- * The route table: peer id to next hop. Workers look up inside RCU read-side sections, the control
- * thread changes it. Built on liburcu's lock-free hash table; ids are hashed with a secret, so that
- * nobody can choose ids that collide.
+ * The route table: peer id to next hop, that is to a slot of the session table.
+ *
+ * Open addressing in buckets of one cache line: 8 words of 8 bytes, each a 44-bit tag of the key's
+ * hash and a 20-bit slot. The key itself stands in the slot, in the same cache line as the pointer
+ * to the session, which has to be fetched in any case: so a look-up costs two cache lines, both
+ * known early enough to be prefetched for a whole burst. Words are written and read atomically;
+ * what is emptied in a full bucket becomes a tombstone, since a full bucket means "go on in the
+ * next". The table is at most half full; when it is fuller it is copied and replaced.
+ * docs/performance.md compares it with liburcu's and DPDK's.
+ *
+ * Ids are hashed with a secret, so that nobody can choose ids that collide.
  */
 #ifndef VIADUCT_ROUTE_H
 #define VIADUCT_ROUTE_H
 
 #include <urcu-qsbr.h>
-#include <urcu/rculfhash.h>
 
+#include "session.h"
 #include "wire.h"
 
-/* What a route points at, even a local one. Immutable while it is in the table. */
-struct next_hop {
-	struct wire_id id;
-	uint32_t slot; // of the session table
-	struct cds_lfht_node node;
+enum {
+	ROUTE_BUCKET = 8,
+	ROUTE_NONE = WIRE_SLOTS, // no slot
+};
+
+struct route_words {
 	struct rcu_head rcu;
+	uint32_t mask; // buckets - 1
+	uint64_t bucket[][ROUTE_BUCKET] __attribute__((aligned(64)));
 };
 
 struct route_table {
-	struct cds_lfht *table;
+	struct session_table *sessions;
+	struct route_words *words; // control writes, workers read (RCU)
 	uint64_t secret[4];
+	uint32_t count;      // control
+	uint32_t tombstones; // control
 };
 
-/* Control thread. `secret`: 32 random bytes. Returns 0 or -ENOMEM. */
-int route_table_init(struct route_table *routes, const uint8_t secret[32]);
+/*
+ * Control thread. An empty table for the slots of `sessions`, which must outlive it, sized so that
+ * `expect` routes fit without copying. `secret`: 32 random bytes. Returns 0 or -ENOMEM.
+ */
+int route_table_init(struct route_table *routes, struct session_table *sessions, uint32_t expect,
+		     const uint8_t secret[32]);
 
-/* Control thread, after the workers are gone: frees the table and every next hop in it. */
+/* Control thread, when no worker looks any more. */
 void route_table_fini(struct route_table *routes);
 
-/* Control thread. Points `id` at `slot`; a route that is there is replaced. Returns 0 or -ENOMEM.
+/*
+ * Control thread. Routes `id` to `slot`, whose id it sets; a slot that a worker may still know
+ * under another id must not be given. A route that is there is replaced. Returns 0 or -ENOMEM.
  */
 int route_set(struct route_table *routes, const struct wire_id *id, uint32_t slot);
 
 /* Control thread. Returns 0 or -ENOENT. */
 int route_remove(struct route_table *routes, const struct wire_id *id);
 
-/* Control thread: how many there are. */
-unsigned long route_count(const struct route_table *routes);
-
 /* Control thread: calls `each` for every route until it returns non-zero. */
 void route_walk(const struct route_table *routes,
-		int (*each)(void *arg, const struct next_hop *hop), void *arg);
+		int (*each)(void *arg, const struct wire_id *id, uint32_t slot), void *arg);
 
-unsigned long route_hash(const struct route_table *routes, const struct wire_id *id);
+/* Control thread: how many there are. */
+static inline uint32_t route_count(const struct route_table *routes)
+{
+	return routes->count;
+}
 
-/* Any registered thread, in a read-side section; NULL: no route. */
-const struct next_hop *route_find(const struct route_table *routes, const struct wire_id *id,
-				  unsigned long hash);
+static inline uint64_t route_mix(uint64_t a, uint64_t b)
+{
+	__extension__ unsigned __int128 product = (unsigned __int128)a * b;
+
+	return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t route_hash(const struct route_table *routes, const struct wire_id *id)
+{
+	uint64_t words[2];
+
+	memcpy(words, id, sizeof(words));
+	return route_mix(route_mix(words[0] ^ routes->secret[0], words[1] ^ routes->secret[1]) ^
+				 routes->secret[2],
+			 routes->secret[3]);
+}
+
+static inline uint64_t route_tag(uint64_t hash)
+{
+	// never 0, which is what empty words and tombstones have
+	return hash >> WIRE_SLOT_BITS | UINT64_C(1) << 43;
+}
+
+/*
+ * The look-up in stages, for bursts; any registered thread, in one read-side section. First fetch
+ * the words' cache line,
+ */
+static inline void route_prefetch(const struct route_table *routes, uint64_t hash)
+{
+	const struct route_words *words = rcu_dereference(routes->words);
+
+	__builtin_prefetch(words->bucket[hash & words->mask]);
+}
+
+/* then find a slot that may be it (ROUTE_NONE: there is no route) and fetch that, */
+static inline uint32_t route_guess(const struct route_table *routes, uint64_t hash)
+{
+	const struct route_words *words = rcu_dereference(routes->words);
+	uint64_t tag = route_tag(hash);
+
+	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
+		bool full = true;
+
+		for (int i = 0; i < ROUTE_BUCKET; i++) {
+			uint64_t word = __atomic_load_n(&words->bucket[at][i], __ATOMIC_ACQUIRE);
+
+			if (word >> WIRE_SLOT_BITS == tag) {
+				uint32_t slot = word & (WIRE_SLOTS - 1);
+
+				__builtin_prefetch(&routes->sessions->slot[slot]);
+				return slot;
+			}
+			full &= word != 0;
+		}
+		if (!full)
+			return ROUTE_NONE;
+	}
+}
+
+/* The whole look-up at once. NULL: no route. */
+const struct session_slot *route_find(const struct route_table *routes, const struct wire_id *id,
+				      uint64_t hash);
+
+/* and at last confirm the guess. NULL: no route. */
+static inline const struct session_slot *route_confirm(const struct route_table *routes,
+						       const struct wire_id *id, uint64_t hash,
+						       uint32_t guess)
+{
+	if (guess == ROUTE_NONE)
+		return NULL;
+	if (wire_id_equal(&routes->sessions->slot[guess].id, id))
+		return &routes->sessions->slot[guess];
+	return route_find(routes, id, hash);
+}
 
 #endif

@@ -7,9 +7,11 @@ struct session_table *session_table_new(uint32_t slots)
 	struct session_table *table;
 	size_t size = sizeof(*table) + slots * sizeof(table->slot[0]);
 
-	table = calloc(1, size);
-	if (table)
-		table->slots = slots;
+	table = aligned_alloc(64, size);
+	if (!table)
+		return NULL;
+	memset(table, 0, size);
+	table->slots = slots;
 	return table;
 }
 

@@ -67,6 +67,7 @@ struct session_state {
 };
 
 struct session {
+	// read for every record
 	uint32_t index;
 	uint32_t tx_epoch;
 	uint32_t rx_epoch;   // of the newest receive key; one above tx_epoch during a rekey
@@ -77,19 +78,24 @@ struct session {
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
-	struct endpoint endpoint;
-	struct session_header header;
+	// when sending to it, or for messages from it: the next two cache lines
+	struct endpoint endpoint __attribute__((aligned(64)));
 	struct wire_id id;
+	struct session_header header;
+
 	struct rcu_head rcu; // control
 } __attribute__((aligned(64)));
 
-/* A slot holds up to three generations of one peer's session. Pointers: control writes, workers
- * read. */
+/*
+ * A next hop: what routes point at. It belongs to one identity at a time and holds up to three
+ * generations of its session. Control writes, workers read.
+ */
 struct session_slot {
 	struct session *current; // where the peer's messages go
-	struct session *next;    // joined, its first record not yet opened
-	struct session *last;    // ended; only what the relay itself still has to say goes there
-};
+	struct wire_id id;
+	struct session *next; // joined, its first record not yet opened
+	struct session *last; // ended; only what the relay itself still has to say goes there
+} __attribute__((aligned(64)));
 
 struct session_table {
 	uint32_t slots;
@@ -140,6 +146,14 @@ static inline const struct session *session_find_any(const struct session_table 
 			session = NULL;
 	}
 	return session;
+}
+
+/* Fetches what receiving and sending read of a session. */
+static inline void session_prefetch(const struct session *session)
+{
+	__builtin_prefetch(session);
+	__builtin_prefetch((const char *)session + 64);
+	__builtin_prefetch((const char *)session + 128);
 }
 
 static inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
