@@ -306,7 +306,7 @@ int main(int argc, char **argv)
 
 		ids = reserve(count, sizeof(*ids));
 		sessions = session_table_new(count);
-		lfht = cds_lfht_new(2 * count, 1024, 0, CDS_LFHT_AUTO_RESIZE, NULL);
+		lfht = cds_lfht_new(c ? 1 << 20 : 1 << 14, 1024, 0, CDS_LFHT_AUTO_RESIZE, NULL);
 		rte = rte_hash_create(&parameters);
 		if (!sessions || !lfht || !rte ||
 		    route_table_init(&routes, sessions, count, secret)) {
