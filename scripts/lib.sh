@@ -48,6 +48,29 @@ one_of()
 	die_usage "$option wants one of $*, not '$value'"
 }
 
+# run COMMAND…: runs it so that a signal to this script ends it at once: job_stop, in the script's
+# EXIT trap, takes it down with all its children.
+job=
+run()
+{
+	local status=0
+	set -m # a process group of its own
+	"$@" </dev/null &
+	job=$!
+	set +m
+	wait "$job" || status=$?
+	job=
+	return $status
+}
+
+job_stop()
+{
+	[ -n "$job" ] || return 0
+	kill -TERM -- "-$job" 2>/dev/null || true
+	wait "$job" 2>/dev/null || true
+	job=
+}
+
 # build_tree DIR MESON-OPTION…: configures the build tree if it isn't yet, and brings it up to date.
 # Says nothing unless it fails.
 build_tree()
