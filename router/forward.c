@@ -234,9 +234,9 @@ static void flush(struct forward *forward, uint64_t now_ms)
 		};
 
 		wire_record_put(open->record, &header);
-		forward->jobs[i].key = open->to->tx;
-		forward->jobs[i].record = open->record;
-		forward->jobs[i].length = open->length + WIRE_TAG_SIZE;
+		forward->sealing[i].key = open->to->tx;
+		forward->sealing[i].record = open->record;
+		forward->sealing[i].length = open->length + WIRE_TAG_SIZE;
 		forward->outputs[i].buffer = open->buffer;
 		forward->outputs[i].record = open->record;
 		forward->outputs[i].length = open->length + WIRE_TAG_SIZE;
@@ -244,7 +244,7 @@ static void flush(struct forward *forward, uint64_t now_ms)
 	}
 	if (n == 0)
 		return;
-	forward->aead->seal(forward->aead_worker, forward->jobs, n);
+	forward->aead->seal(forward->aead_worker, forward->sealing, n);
 	sent = forward->ops->transmit(forward->worker, forward->outputs, n);
 	forward->counters.records_sent += sent;
 	for (unsigned int i = 0; i < n; i++) {
@@ -610,9 +610,9 @@ static unsigned int check_windows(struct forward *forward, struct receiving *rec
 			drop_record(forward, record->input, DROP_RECORD_KEY_LIMIT);
 			continue;
 		}
-		forward->jobs[kept].key = record->session->rx[record->header.phase];
-		forward->jobs[kept].record = record->input->record;
-		forward->jobs[kept].length = record->input->length;
+		forward->opening[kept].key = record->session->rx[record->header.phase];
+		forward->opening[kept].record = record->input->record;
+		forward->opening[kept].length = record->input->length;
 		kept++;
 	}
 	return kept;
@@ -629,12 +629,12 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	n = find_sessions(forward, inputs, n, records);
 	n = check_windows(forward, records, n);
 	if (n)
-		forward->aead->open(forward->aead_worker, forward->jobs, n);
+		forward->aead->open(forward->aead_worker, forward->opening, n);
 	for (unsigned int i = 0; i < n; i++) {
 		struct receiving *record = &records[i];
 		bool above = record->header.sequence >= record->lane->window.next;
 
-		if (!forward->jobs[i].ok) {
+		if (!forward->opening[i].ok) {
 			failed(forward, record);
 			continue;
 		}

@@ -167,7 +167,8 @@ struct forward {
 	struct forward_spare spares[FORWARD_SPARES];
 	struct forward_open open[FORWARD_OUTPUTS];
 	struct forward_sent sent[FORWARD_SENT];
-	struct aead_job jobs[FORWARD_OUTPUTS];
+	struct aead_job opening[FORWARD_BURST];
+	struct aead_job sealing[FORWARD_OUTPUTS];
 	struct forward_output outputs[FORWARD_OUTPUTS];
 	struct forward_message messages[FORWARD_MESSAGES];
 	uint8_t newest[FORWARD_NEWEST]; // by hash of session and class: which open record to try
