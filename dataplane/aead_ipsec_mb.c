@@ -1,0 +1,152 @@
+#include "ciphers.h"
+
+#include <intel-ipsec-mb.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+struct key {
+	struct aead_key base;
+	union {
+		struct gcm_key_data gcm; // 64-byte aligned
+		uint8_t chacha[WIRE_KEY_SIZE];
+	};
+};
+
+static IMB_MGR *manager_new(void)
+{
+	IMB_MGR *manager = alloc_mb_mgr(0);
+
+	if (manager)
+		init_mb_mgr_auto(manager, NULL);
+	return manager;
+}
+
+// expands keys, which needs no state but the choice of code for this CPU
+static IMB_MGR *expander;
+
+static void expander_init(void)
+{
+	expander = manager_new();
+}
+
+static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
+				int node)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct key *key;
+
+	pthread_once(&once, expander_init);
+	if (!expander || (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305))
+		return NULL;
+	key = aligned_alloc(64, sizeof(*key));
+	if (!key)
+		return NULL;
+	key->base.aead = aead;
+	memcpy(key->base.iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
+	if (aead == WIRE_AES_256_GCM)
+		IMB_AES256_GCM_PRE(expander, secret, &key->gcm);
+	else
+		memcpy(key->chacha, secret, WIRE_KEY_SIZE);
+	return &key->base;
+}
+
+static void key_free(struct aead_key *key)
+{
+	if (!key)
+		return;
+	explicit_bzero(key, sizeof(struct key));
+	free(key);
+}
+
+static void *worker_new(int node)
+{
+	return manager_new();
+}
+
+static void worker_free(void *worker)
+{
+	free_mb_mgr(worker);
+}
+
+// An expanded AES key is 1 KB in 16 lines, and with 10,000 sessions in none of the caches.
+static inline void key_prefetch(const struct aead_key *base)
+{
+	const struct key *key = (const struct key *)base;
+	size_t size = base->aead == WIRE_AES_256_GCM ? sizeof(key->gcm) : sizeof(key->chacha);
+
+	for (size_t i = 0; i < size; i += 64)
+		__builtin_prefetch((const char *)&key->gcm + i);
+}
+
+// without branches on the difference
+static inline bool tag_equal(const uint8_t *a, const uint8_t *b)
+{
+	uint64_t x[2], y[2];
+
+	memcpy(x, a, WIRE_TAG_SIZE);
+	memcpy(y, b, WIRE_TAG_SIZE);
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
+}
+
+static inline void run(IMB_MGR *manager, const struct aead_job *job, uint8_t *tag, bool seal)
+{
+	const struct key *key = (const struct key *)job->key;
+	uint8_t *text = job->record + WIRE_RECORD_HEADER;
+	uint64_t length = job->length - WIRE_RECORD_OVERHEAD;
+	uint8_t nonce[WIRE_IV_SIZE];
+
+	wire_nonce(nonce, key->base.iv, job->record);
+	if (key->base.aead == WIRE_AES_256_GCM) {
+		struct gcm_context_data context;
+
+		if (seal)
+			IMB_AES256_GCM_ENC(manager, &key->gcm, &context, text, text, length, nonce,
+					   job->record, WIRE_RECORD_HEADER, tag, WIRE_TAG_SIZE);
+		else
+			IMB_AES256_GCM_DEC(manager, &key->gcm, &context, text, text, length, nonce,
+					   job->record, WIRE_RECORD_HEADER, tag, WIRE_TAG_SIZE);
+	} else {
+		struct chacha20_poly1305_context_data context;
+
+		IMB_CHACHA20_POLY1305_INIT(manager, key->chacha, &context, nonce, job->record,
+					   WIRE_RECORD_HEADER);
+		if (seal)
+			IMB_CHACHA20_POLY1305_ENC_UPDATE(manager, key->chacha, &context, text, text,
+							 length);
+		else
+			IMB_CHACHA20_POLY1305_DEC_UPDATE(manager, key->chacha, &context, text, text,
+							 length);
+		IMB_CHACHA20_POLY1305_ENC_FINALIZE(manager, &context, tag, WIRE_TAG_SIZE);
+	}
+}
+
+static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
+{
+	uint8_t tag[WIRE_TAG_SIZE];
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (i + 1 < n)
+			key_prefetch(jobs[i + 1].key);
+		run(worker, &jobs[i], tag, false);
+		jobs[i].ok = tag_equal(tag, jobs[i].record + jobs[i].length - WIRE_TAG_SIZE);
+	}
+}
+
+static void seal_burst(void *worker, struct aead_job *jobs, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		if (i + 1 < n)
+			key_prefetch(jobs[i + 1].key);
+		run(worker, &jobs[i], jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, true);
+	}
+}
+
+const struct aead_ops aead_ipsec_mb = {
+	.name = "ipsec_mb",
+	.key_new = key_new,
+	.key_free = key_free,
+	.worker_new = worker_new,
+	.worker_free = worker_free,
+	.open = open_burst,
+	.seal = seal_burst,
+};

@@ -1,0 +1,180 @@
+#include "frame.h"
+
+#include "dataplane.h"
+
+#include <errno.h>
+
+enum {
+	ETHERNET_SIZE = 14,
+	VLAN_SIZE = 4,
+	IPV4_SIZE = 20,
+	IPV6_SIZE = 40,
+	UDP_SIZE = 8,
+	TYPE_VLAN = 0x8100,
+	TYPE_IPV4 = 0x0800,
+	TYPE_IPV6 = 0x86dd,
+	PROTOCOL_UDP = 17,
+	IPV4_DONT_FRAGMENT = 0x4000,
+	IPV4_FRAGMENT = 0x3fff, // more fragments, offset
+	HOP_LIMIT = 64,
+	GROUP = 0x01, // in a MAC's first byte
+};
+
+// Where the parts of a frame's headers are.
+struct layout {
+	uint16_t type;     // of what is in the Ethernet frame
+	uint16_t ethernet; // size of its header
+	uint16_t ip;       // size of the IP header
+	uint16_t rest;     // IP payload, as the IP header says
+};
+
+static bool layout_parse(struct layout *layout, const uint8_t *data, size_t length)
+{
+	const uint8_t *ip;
+	size_t rest, total;
+
+	if (length < ETHERNET_SIZE + VLAN_SIZE + IPV4_SIZE || ((data[0] | data[6]) & GROUP))
+		return false;
+	layout->type = wire_get16(data + 12);
+	layout->ethernet = ETHERNET_SIZE;
+	if (layout->type == TYPE_VLAN) {
+		layout->type = wire_get16(data + 16);
+		layout->ethernet += VLAN_SIZE;
+	}
+	ip = data + layout->ethernet;
+	rest = length - layout->ethernet;
+	if (layout->type == TYPE_IPV4) {
+		layout->ip = 4 * (ip[0] & 0xf);
+		if (ip[0] >> 4 != 4 || layout->ip < IPV4_SIZE || ip[9] != PROTOCOL_UDP ||
+		    (wire_get16(ip + 6) & IPV4_FRAGMENT))
+			return false;
+		total = wire_get16(ip + 2);
+	} else if (layout->type == TYPE_IPV6) {
+		layout->ip = IPV6_SIZE;
+		if (rest < IPV6_SIZE || ip[0] >> 4 != 6 || ip[6] != PROTOCOL_UDP)
+			return false;
+		total = IPV6_SIZE + (size_t)wire_get16(ip + 4);
+	} else {
+		return false;
+	}
+	if (rest < (size_t)layout->ip + UDP_SIZE || total < (size_t)layout->ip + UDP_SIZE)
+		return false;
+	layout->rest = (uint16_t)(total - layout->ip);
+	return true;
+}
+
+bool frame_parse(struct frame *frame, const uint8_t *data, size_t length)
+{
+	struct layout layout;
+	const uint8_t *ip, *udp;
+	size_t header;
+	uint16_t size;
+
+	if (!layout_parse(&layout, data, length))
+		return false;
+	ip = data + layout.ethernet;
+	udp = ip + layout.ip;
+	header = layout.ethernet + layout.ip + UDP_SIZE;
+	size = wire_get16(udp + 4);
+	if (header > SESSION_HEADER_MAX || wire_get16(udp) == 0 || size < UDP_SIZE ||
+	    size > layout.rest || header - UDP_SIZE + layout.rest > length)
+		return false;
+	frame->header_length = (uint16_t)header;
+	frame->record_length = size - UDP_SIZE;
+	if (layout.type == TYPE_IPV4) {
+		memset(frame->source.ip, 0, 10);
+		memset(frame->source.ip + 10, 0xff, 2);
+		memcpy(frame->source.ip + 12, ip + 12, 4);
+	} else {
+		memcpy(frame->source.ip, ip + 8, 16);
+	}
+	memcpy(frame->source.port, udp, 2);
+	memcpy(frame->source.mac, data + 6, FRAME_MAC_SIZE);
+	return true;
+}
+
+int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length)
+{
+	struct layout layout;
+	const uint8_t *ip, *udp;
+	uint8_t *out = header->bytes;
+
+	if (!layout_parse(&layout, frame, length))
+		return -EINVAL;
+	ip = frame + layout.ethernet;
+	udp = ip + layout.ip;
+	memset(header, 0, sizeof(*header));
+	memcpy(out, frame + FRAME_MAC_SIZE, FRAME_MAC_SIZE);
+	memcpy(out + FRAME_MAC_SIZE, frame, FRAME_MAC_SIZE);
+	memcpy(out + 12, frame + 12, layout.ethernet - 12);
+	out += layout.ethernet;
+	if (layout.type == TYPE_IPV4) {
+		out[0] = 0x45;
+		wire_put16(out + 6, IPV4_DONT_FRAGMENT);
+		out[8] = HOP_LIMIT;
+		out[9] = PROTOCOL_UDP;
+		memcpy(out + 12, ip + 16, 4);
+		memcpy(out + 16, ip + 12, 4);
+		out += IPV4_SIZE;
+	} else {
+		out[0] = 0x60;
+		out[6] = PROTOCOL_UDP;
+		out[7] = HOP_LIMIT;
+		memcpy(out + 8, ip + 24, 16);
+		memcpy(out + 24, ip + 8, 16);
+		out += IPV6_SIZE;
+	}
+	memcpy(out, udp + 2, 2);
+	memcpy(out + 2, udp, 2);
+	header->length = (uint8_t)(out + UDP_SIZE - header->bytes);
+	return 0;
+}
+
+// One's complement sum, RFC 1071: in the machine's byte order, which the result then has too.
+static inline uint64_t sum_add(uint64_t sum, const uint8_t *data, size_t length)
+{
+	uint32_t word;
+
+	for (; length >= sizeof(word); data += sizeof(word), length -= sizeof(word)) {
+		memcpy(&word, data, sizeof(word));
+		sum += word;
+	}
+	word = 0;
+	memcpy(&word, data, length);
+	return sum + word;
+}
+
+static inline void sum_put(uint8_t *to, uint64_t sum)
+{
+	uint16_t checksum;
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	checksum = (uint16_t) ~(sum + (sum >> 16));
+	memcpy(to, &checksum, sizeof(checksum));
+}
+
+void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
+{
+	uint8_t *udp = data + header_length - UDP_SIZE;
+	uint16_t size = (uint16_t)(UDP_SIZE + record_length);
+	uint8_t *ip;
+
+	wire_put16(udp + 4, size);
+	wire_put16(udp + 6, 0);
+	if (header_length <= ETHERNET_SIZE + VLAN_SIZE + IPV4_SIZE + UDP_SIZE) {
+		ip = udp - IPV4_SIZE;
+		wire_put16(ip + 2, IPV4_SIZE + size);
+		wire_put16(ip + 10, 0);
+		sum_put(ip + 10, sum_add(0, ip, IPV4_SIZE));
+	} else {
+		ip = udp - IPV6_SIZE;
+		wire_put16(ip + 4, size);
+		// addresses, length and protocol are the pseudo-header: RFC 8200 section 8.1
+		sum_put(udp + 6, sum_add((uint64_t)htobe16(size) + htobe16(PROTOCOL_UDP), ip + 8,
+					 32 + (size_t)size));
+		if (wire_get16(udp + 6) == 0) // would say that there is none
+			wire_put16(udp + 6, 0xffff);
+	}
+}

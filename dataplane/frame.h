@@ -1,0 +1,36 @@
+/*
+ * Ethernet, IP and UDP in front of records. Pure functions of (pointer, length); no EAL needed.
+ */
+#ifndef VIADUCT_FRAME_H
+#define VIADUCT_FRAME_H
+
+#include "session.h"
+
+enum { FRAME_MAC_SIZE = 6 };
+
+/* A received datagram. */
+struct frame {
+	uint16_t header_length; // Ethernet to UDP, at most SESSION_HEADER_MAX
+	uint16_t record_length; // what the UDP header says; the record follows the header
+	struct endpoint source;
+};
+
+/*
+ * Reads an Ethernet frame (optional 802.1Q tag; IPv4, or IPv6 without extension headers; UDP, not
+ * fragmented) of `length` bytes. False if it is anything else, isn't unicast, or is cut short.
+ */
+bool frame_parse(struct frame *frame, const uint8_t *data, size_t length);
+
+/* UDP destination port of a frame that frame_parse() accepted, in host byte order. */
+static inline uint16_t frame_port(const struct frame *frame, const uint8_t *data)
+{
+	return wire_get16(data + frame->header_length - 6);
+}
+
+/*
+ * Completes a header that was copied from a struct session_header in front of its sealed record:
+ * lengths and checksums (IPv4's own, and UDP's over IPv6, where it is required).
+ */
+void frame_finish(uint8_t *data, size_t header_length, size_t record_length);
+
+#endif
