@@ -1,0 +1,170 @@
+/*
+ * Bursts through the forwarding core with a cipher that does nothing, the same ones every time: for
+ * counting instructions (perf/regress). Usage: burst lone|packed|spread BURSTS
+ *
+ *   lone    one message a record, each for a random receiver
+ *   packed  eight messages a record, all of a record for one receiver
+ *   spread  eight messages a record, each for a random one of 64 receivers
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "forward.h"
+
+enum {
+	SESSIONS = 1000,
+	PAYLOAD = 120, // eight fit into a record
+	RECORD_MAX = 1232,
+	BUFFER = 2048,
+	HEADROOM = 128,
+};
+
+static uint8_t buffers[FORWARD_BURST + FORWARD_SPARES + FORWARD_OUTPUTS][BUFFER]
+	__attribute__((aligned(64)));
+static void *spare[sizeof(buffers) / BUFFER];
+static unsigned int spare_count;
+static struct aead_key key = {.aead = WIRE_AES_256_GCM};
+static uint64_t random_state;
+
+static uint32_t random_below(uint32_t n)
+{
+	random_state = random_state * UINT64_C(6364136223846793005) + 1442695040888963407;
+	return (uint32_t)((random_state >> 33) % n);
+}
+
+static void open_all(void *worker, struct aead_job *jobs, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		jobs[i].ok = true;
+}
+
+static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
+{
+}
+
+static const struct aead_ops no_cipher = {.name = "none", .open = open_all, .seal = seal_all};
+
+static unsigned int spares(void *worker, struct forward_spare *out, unsigned int n)
+{
+	unsigned int i;
+
+	for (i = 0; i < n && spare_count; i++) {
+		out[i].buffer = spare[--spare_count];
+		out[i].record = (uint8_t *)out[i].buffer + HEADROOM;
+	}
+	return i;
+}
+
+static void release(void *worker, void *buffer)
+{
+	spare[spare_count++] = buffer;
+}
+
+static unsigned int transmit(void *worker, struct forward_output *outputs, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		release(worker, outputs[i].buffer);
+	return n;
+}
+
+static bool handover(void *worker, unsigned int owner, struct forward_input *input)
+{
+	return false;
+}
+
+static bool event(void *worker, const struct forward_event *what)
+{
+	return false;
+}
+
+static const struct forward_ops ops = {spares, release, transmit, handover, event};
+
+static struct session *make_session(uint32_t slot)
+{
+	struct session *session = aligned_alloc(64, sizeof(*session));
+
+	if (!session)
+		exit(1);
+	memset(session, 0, sizeof(*session));
+	session->index = slot;
+	session->tx_budget = WIRE_KEY_RECORDS;
+	session->record_max = RECORD_MAX;
+	session->lanes_up = session->lanes_down = 1;
+	session->rx[0] = session->tx = &key;
+	session->state = session_state_new(1, 1);
+	if (!session->state)
+		exit(1);
+	session->header.length = 42;
+	wire_put32(session->id.bytes, slot);
+	return session;
+}
+
+int main(int argc, char **argv)
+{
+	static const uint8_t secret[32] = "a secret of thirty-two bytes....";
+	static struct forward forward;
+	static uint64_t sequences[SESSIONS];
+	struct session_table *sessions = session_table_new(SESSIONS);
+	struct route_table routes;
+	unsigned int pack, spread;
+	uint64_t messages = 0;
+	int bursts;
+
+	if (argc != 3 || (bursts = atoi(argv[2])) <= 0) {
+		fprintf(stderr, "usage: burst lone|packed|spread BURSTS\n");
+		return 2;
+	}
+	pack = strcmp(argv[1], "lone") ? 8 : 1;
+	spread = strcmp(argv[1], "spread") ? 0 : 64;
+	if (!sessions || route_table_init(&routes, sessions, SESSIONS, secret))
+		return 1;
+	for (uint32_t slot = 0; slot < SESSIONS; slot++) {
+		struct session *session = make_session(slot);
+
+		sessions->slot[slot].current = session;
+		if (route_set(&routes, &session->id, slot))
+			return 1;
+	}
+	for (unsigned int i = 0; i < sizeof(buffers) / BUFFER; i++)
+		release(NULL, buffers[i]);
+	forward.ops = &ops;
+	forward.sessions = sessions;
+	forward.routes = &routes;
+	forward.aead = &no_cipher;
+	memset(&forward.relay, 0xff, sizeof(forward.relay));
+	for (int burst = 0; burst < bursts; burst++) {
+		struct forward_input inputs[FORWARD_BURST] = {0};
+
+		for (int i = 0; i < FORWARD_BURST; i++) {
+			uint32_t from = random_below(SESSIONS), to = random_below(SESSIONS);
+			struct wire_record header = {
+				.class = WIRE_NORMAL,
+				.index = from,
+				.sequence = sequences[from]++,
+			};
+			uint8_t *at;
+
+			inputs[i].buffer = spare[--spare_count];
+			inputs[i].record = at = (uint8_t *)inputs[i].buffer + HEADROOM;
+			wire_record_put(at, &header);
+			at += WIRE_RECORD_HEADER;
+			for (unsigned int m = 0; m < pack; m++) {
+				if (spread)
+					to = random_below(spread);
+				wire_message_put(at, PAYLOAD, WIRE_SEND, WIRE_HOP_LIMIT, 0, m,
+						 &sessions->slot[to].id);
+				at += WIRE_MESSAGE_HEADER + PAYLOAD;
+			}
+			inputs[i].length = (uint16_t)(at + WIRE_TAG_SIZE - inputs[i].record);
+		}
+		messages += FORWARD_BURST * pack;
+		forward_burst(&forward, inputs, FORWARD_BURST, 1000 + (uint64_t)burst);
+	}
+	if (forward.counters.messages_delivered != messages ||
+	    !counters_balance(&forward.counters)) {
+		fprintf(stderr, "burst: messages were lost\n");
+		return 1;
+	}
+	printf("%lu\n", (unsigned long)messages);
+	return 0;
+}
