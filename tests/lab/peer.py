@@ -381,6 +381,7 @@ class Peer:
         self.bad = []  # why received datagrams were dropped
         self.path = None
         self.heard = False
+        self.replaced = False
         self.old = None
         self.old_until = None
         self.transmitted = 0
@@ -418,20 +419,24 @@ class Peer:
         return self
 
     def connect(self):
+        """Joins, and waits a while for the relay to say where it sends to."""
         self.join()
         self.reach()
+        deadline = time.monotonic() + 1
+        while not self.path and time.monotonic() < deadline:
+            self.poll(deadline - time.monotonic())
         return self
 
     def reach(self, timeout=3.0):
-        """Pings the relay until it says which path it sends to."""
+        """Pings the relay until something sealed comes back."""
         deadline = time.monotonic() + timeout
         pause = 0.05
-        while not self.path:
+        while not self.heard:
             if time.monotonic() >= deadline:
                 raise Unreachable("joined, but no sealed answer came: data port unreachable")
             self.ping_relay()
             until = min(time.monotonic() + pause, deadline)
-            while not self.path and time.monotonic() < until:
+            while not self.heard and time.monotonic() < until:
                 self.poll(until - time.monotonic())
             pause = min(2 * pause, 1.0)
 
@@ -534,7 +539,8 @@ class Peer:
     def poll(self, timeout=0.0):
         """Handles all that has arrived, waiting for the first; returns the new messages."""
         before = len(self.inbox)
-        if time.monotonic() - self.last_sent >= self.welcome["keepalive"]:
+        idle = time.monotonic() - self.last_sent
+        if idle >= self.welcome["keepalive"] and not self.replaced:
             self.ping_relay()
         for descriptor, what in self.poller.poll(max(0, timeout * 1000)):
             sock = self.sockets[descriptor]
@@ -631,6 +637,8 @@ class Peer:
         self.events.append(event)
         if event["event"] == "path":
             self.path = (event["address"], event["port"])
+        elif event["event"] == "replaced":
+            self.replaced = True
         elif event["event"] == "challenge" and self.echo and sock is self.lane_sockets[0]:
             self.send(self.relay, json.dumps({"op": "echo", "token": event["token"]}).encode(),
                       CONTROL, klass=CONTROL_CLASS)

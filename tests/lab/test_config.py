@@ -1,0 +1,316 @@
+"""The configuration: what is wrong is said in one message, with the place and what is allowed."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from netns import RELAY_V4
+from relay import PORT, VIADUCTD, Relay, eventually
+
+
+@pytest.fixture
+def make(house, lab, federation, tmp_path):
+    """Makes a relay that doesn't run yet, while no other does."""
+    house.stop()
+    made = []
+
+    def make(**sections):
+        made.append(Relay(lab, federation, tmp_path, **sections))
+        return made[-1]
+    yield make
+    for relay in made:
+        relay.stop()
+
+
+def viaductd(relay, *arguments, wrapper=()):
+    """Runs viaductd in the foreground, expecting it to end soon."""
+    return subprocess.run(relay.lab.relay_command(*wrapper, VIADUCTD, *arguments),
+                          capture_output=True, text=True, timeout=20)
+
+
+def complaint(done):
+    """What a run that fails has to say: the one sentence."""
+    assert done.returncode > 0, done
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) >= 1, done
+    return lines[-1]
+
+
+def test_check_good_file(make):
+    relay = make()
+    assert viaductd(relay, "--check", "-c", relay.file).returncode == 0
+
+
+ALL = {
+    "data": {"polling": "busy", "mtu": 1400, "driver": "auto", "workers": 1},
+    "session": {"keepalive": 5, "expiry": 20, "rekey": 600, "lanes_up": 2, "key_records": 100000,
+                "max": 20000, "ciphers": ["chacha20-poly1305"]},
+    "limits": {"hello_timeout": 2, "handshakes": 100, "takeovers_per_minute": 2},
+    "log": {"level": "debug"},
+}
+
+
+def test_every_field(make):
+    relay = make(**ALL)
+    done = viaductd(relay, "--check", "-c", relay.file)
+    assert done.returncode == 0, done.stderr
+
+
+# section, field, wrong value, what the message says is allowed
+WRONG = [
+    ("data", "colour", "green", "interface"),
+    ("data", "workers", "two", "number|integer"),
+    ("data", "workers", 0, "1"),
+    ("data", "workers", 100000, "1"),
+    ("data", "port", 0, "1.*65535"),
+    ("data", "port", 65536, "1.*65535"),
+    ("data", "port", -1, "1.*65535"),
+    ("data", "driver", "dpdk", "auto.*af_xdp.*af_packet"),
+    ("data", "polling", "lazy", "adaptive.*busy"),
+    ("data", "mtu", 1279, "1,?280.*9,?000"),
+    ("data", "mtu", 9001, "1,?280.*9,?000"),
+    ("data", "interface", ["a"], "text|string|name"),
+    ("data", "interface", "a-name-that-is-too-long", "15"),
+    ("control", "listen", "10.77.0.1:7740", "list"),
+    ("control", "listen", [], "address"),
+    ("control", "listen", ["somewhere"], "address"),
+    ("control", "listen", ["10.77.0.1:99999"], "address|port"),
+    ("session", "keepalive", 0, "1"),
+    ("session", "keepalive", "often", "number|integer"),
+    ("session", "expiry", 0, ""),
+    ("session", "lanes_up", 9, "1.*8"),
+    ("session", "key_records", 1 << 29, "268,?435,?456"),
+    ("session", "max", 0, "1"),
+    ("session", "max", 1 << 21, "1"),
+    ("session", "ciphers", [], "aes-256-gcm.*chacha20-poly1305"),
+    ("session", "ciphers", ["rot13"], "aes-256-gcm.*chacha20-poly1305"),
+    ("limits", "hello_timeout", 0, "1"),
+    ("limits", "handshakes", 0, "1"),
+    ("log", "level", "loud", "info"),
+    ("tls", "certificate", None, "certificate"),
+    ("tls", "ca", None, "ca"),
+    ("data", "interface", None, "interface"),
+]
+
+
+@pytest.mark.parametrize("section, field, value, allowed", WRONG,
+                         ids=[f"{w[0]}-{w[1]}-{json.dumps(w[2])[:20]}" for w in WRONG])
+def test_wrong_value(make, section, field, value, allowed):
+    relay = make(**{section: {field: value}})
+    said = complaint(viaductd(relay, "--check", "-c", relay.file))
+    with open(relay.file) as file:
+        lines = [number for number, line in enumerate(file, 1)
+                 if line.startswith(f"  {field}:" if value is not None else f"{section}:")]
+    places = re.findall(re.escape(relay.file) + r":(\d+)", said)
+    if value is not None:
+        lines = [number for number in lines if str(number) in places]
+    assert places and int(places[0]) >= lines[0], said
+    assert field in said
+    assert re.search(allowed, said), said
+
+
+def test_expiry_shorter_than_keepalive(make):
+    relay = make(session={"keepalive": 20, "expiry": 10})
+    assert re.search("keepalive", complaint(viaductd(relay, "--check", "-c", relay.file)))
+
+
+@pytest.mark.parametrize("text, line", [("tls: {", 2), ("a: b: c\n", 1), ("\t- x\n", 1),
+                                        ("data:\n  port: 1\n bad\n", 3), ("[]\n", 1),
+                                        ("nonsense:\n  x: 1\n", 1)])
+def test_no_yaml(make, text, line):
+    relay = make()
+    with open(relay.file, "w") as file:
+        file.write(text)
+    said = complaint(viaductd(relay, "--check", "-c", relay.file))
+    assert re.search(re.escape(relay.file) + rf":\d+", said), said
+
+
+def test_same_field_twice(make):
+    relay = make()
+    with open(relay.file, "a") as file:
+        file.write("log:\n  level: info\n")
+    assert "log" in complaint(viaductd(relay, "--check", "-c", relay.file))
+
+
+def test_empty_file(make):
+    relay = make()
+    open(relay.file, "w").close()
+    assert relay.file in complaint(viaductd(relay, "--check", "-c", relay.file))
+
+
+def test_no_file(make):
+    relay = make()
+    said = complaint(viaductd(relay, "--check", "-c", relay.file + ".old"))
+    assert relay.file + ".old" in said and re.search("[Nn]o such file", said)
+
+
+def test_usage(make):
+    relay = make()
+    assert "-c" in viaductd(relay, "--help").stdout
+    assert viaductd(relay).returncode > 0
+    assert viaductd(relay, "--fly").returncode > 0
+
+
+def starts_not(relay, *words, wrapper=()):
+    """It says in one sentence why it doesn't start, and ends."""
+    said = complaint(viaductd(relay, "-c", relay.file, wrapper=wrapper))
+    for word in words:
+        assert re.search(word, said), said
+    return said
+
+
+def test_no_such_interface(make):
+    starts_not(make(data={"interface": "nowhere0"}), "nowhere0")
+
+
+def test_certificate_missing(make, tmp_path):
+    starts_not(make(tls={"certificate": str(tmp_path / "none.pem")}), "none.pem")
+
+
+def test_certificate_is_none(make, tmp_path):
+    (tmp_path / "bad.pem").write_text("nonsense")
+    starts_not(make(tls={"ca": str(tmp_path / "bad.pem")}), "bad.pem")
+
+
+def test_key_of_another_certificate(make, federation):
+    starts_not(make(tls={"key": federation.peer("alice").key}), "key")
+
+
+def test_certificate_of_a_peer(make, federation):
+    peer = federation.peer("alice")
+    starts_not(make(tls={"certificate": peer.certificate, "key": peer.key}),
+               re.escape(peer.certificate), "relay|serverAuth")
+
+
+def test_control_address_of_another_host(make):
+    starts_not(make(control={"listen": ["10.99.0.1:7740"]}), r"10\.99\.0\.1:7740")
+
+
+IN_USE = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, getattr(socket, sys.argv[1]))
+sock.bind((sys.argv[2], int(sys.argv[3])))
+sock.type == socket.SOCK_STREAM and sock.listen()
+print("bound", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
+def test_address_in_use(make, kind):
+    relay = make()
+    other = subprocess.Popen(
+        relay.lab.relay_command(sys.executable, "-c", IN_USE, kind, RELAY_V4, str(PORT)),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        starts_not(relay, str(PORT), "in use")
+    finally:
+        other.communicate()
+
+
+def test_started_twice(make):
+    """The second says so, and the first goes on."""
+    relay = make().start()
+    starts_not(relay, "in use|running")
+    relay.check()
+    assert relay.admin("status")["ok"]
+
+
+def test_stale_admin_socket(make):
+    """What a killed viaductd left behind is no obstacle."""
+    relay = make()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(relay.admin_socket)
+    relay.start()
+    assert relay.admin("status")["ok"]
+
+
+def test_admin_socket_in_no_directory(make, tmp_path):
+    starts_not(make(control={"admin": str(tmp_path / "none" / "sock")}), "none/sock")
+
+
+def test_no_permission(make, federation):
+    """Not as root: one sentence, not a page of DPDK's."""
+    relay = make()
+    with tempfile.TemporaryDirectory() as public:
+        os.chmod(public, 0o755)
+        for section, field in ("tls", "certificate"), ("tls", "key"), ("tls", "ca"):
+            copied = shutil.copy(relay.config[section][field], public)
+            os.chmod(copied, 0o644)
+        text = open(relay.file).read().replace(os.path.dirname(federation.trust), public)
+        text = text.replace(relay.admin_socket, "/tmp/none.sock")
+        path = os.path.join(public, "viaductd.yaml")
+        with open(path, "w") as file:
+            file.write(text)
+        done = viaductd(relay, "-c", path, wrapper=(
+            "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
+            "--inh-caps=-all", "--bounding-set=-all"))
+    assert re.search("root|CAP_|permi", complaint(done)), done.stderr
+
+
+def test_auto_says_which_driver(make):
+    relay = make(data={"driver": "auto"}).start()
+    assert relay.admin("status")["driver"] == "af_xdp"
+    assert [line for line in relay.log_lines() if "af_xdp" in str(line)]
+
+
+def test_auto_without_xdp(make):
+    """Without the right to load programs it takes the next driver, and says why."""
+    relay = make(data={"driver": "auto"})
+    relay.lab = WithoutXdp(relay.lab)
+    relay.start()
+    assert relay.admin("status")["driver"] == "af_packet"
+    assert [line for line in relay.log_lines() if "af_packet" in str(line)]
+
+
+class WithoutXdp:
+    """A lab in which the relay lacks the capabilities that XDP needs."""
+
+    def __init__(self, lab):
+        self.lab = lab
+
+    def relay_command(self, *command):
+        return self.lab.relay_command(
+            "setpriv", "--bounding-set=-sys_admin,-bpf", "--inh-caps=-sys_admin,-bpf", *command)
+
+
+def test_huge_pages(make):
+    """It works without, and says what to do about it."""
+    relay = make().start()
+    if not relay.admin("status")["huge_pages"]:
+        assert [line for line in relay.log_lines() if "huge" in line.get("msg", "")]
+
+
+def test_log_is_logfmt(make):
+    relay = make().start()
+    relay.stop()
+    for line in relay.log_lines():
+        assert "msg" in line and "level" in line, relay.log()
+
+
+def test_admin_socket(make):
+    relay = make().start()
+    status = relay.admin("status")
+    assert status["ok"] and status["pid"] == relay.process.pid
+    for request in {"cmd": "fly"}, {}, [], "nothing\n":
+        answer = relay.admin(request) if request != "nothing\n" else relay.admin("nothing")
+        assert answer["ok"] is False and answer["error"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(relay.admin_socket)
+        file = sock.makefile("rw")
+        for number in range(3):
+            file.write('{"cmd":"drops"}\n{"cmd":"peers"}\n')
+            file.flush()
+            assert "records" in json.loads(file.readline())
+            assert json.loads(file.readline())["peers"] == []
+        sock.sendall(b"x" * 100000)
+        eventually(lambda: relay.admin("status")["ok"])
+    assert os.stat(relay.admin_socket).st_mode & 0o077 == 0
