@@ -6,6 +6,9 @@
 
 enum { THOUSAND = 1000 };
 
+_Static_assert((int)FORWARD_MESSAGES >= (int)WIRE_MTU_MAX / WIRE_MESSAGE_HEADER,
+	       "the messages of the largest record must fit");
+
 /* A record on its way through the receive stages. */
 struct receiving {
 	struct wire_record header;
@@ -104,7 +107,7 @@ static struct forward_open *open_record(struct forward *forward, const struct se
 					const struct session_header *header, uint8_t class,
 					void *buffer, uint8_t *record)
 {
-	struct session_tx *lane = &to->state->tx[forward->number];
+	struct session_tx *lane = session_tx_lane(to, forward->number);
 	struct forward_open *open = &forward->open[forward->open_count];
 
 	if (lane->epoch != to->tx_epoch) {
@@ -389,7 +392,7 @@ static void walk(struct forward *forward, uint64_t now_ms)
 		const struct session *to = forward->messages[i].to;
 
 		if (to) {
-			__builtin_prefetch(&to->state->tx[forward->number], 1);
+			__builtin_prefetch(session_tx_lane(to, forward->number), 1);
 			aead_prefetch(to->tx);
 		}
 	}
@@ -404,56 +407,43 @@ static void walk(struct forward *forward, uint64_t now_ms)
 	forward->message_count = 0;
 }
 
-/* The number of messages in an opened record; 0 if they are not well-formed. */
-static unsigned int count_messages(uint8_t *text, size_t length)
-{
-	struct wire_message message = {0};
-	unsigned int n = 0;
-	size_t at = 0;
-
-	do {
-		at = wire_message_get(&message, text, length, at);
-		// only relays say what a message came through
-		if (!at || (message.flags & WIRE_FLAG_VIA))
-			return 0;
-		n++;
-	} while (at < length);
-	return n;
-}
-
-/* An authentic record: gathers its messages. */
+/* An authentic record: gathers its messages, all or none. */
 static void gather(struct forward *forward, const struct receiving *record, uint64_t now_ms)
 {
 	uint8_t *text = record->input->record + WIRE_RECORD_HEADER;
 	size_t length = record->input->length - WIRE_RECORD_OVERHEAD;
-	unsigned int n = count_messages(text, length);
-	struct wire_message message = {0};
+	struct forward_message *first;
+	unsigned int n = 0;
 	size_t at = 0;
 
-	if (n == 0) {
-		drop_record(forward, record->input, DROP_RECORD_MALFORMED);
-		return;
-	}
-	forward->counters.records_received++;
-	forward->counters.records_opened++;
-	forward->counters.messages_opened += n;
-	for (unsigned int i = 0; i < n; i++) {
-		struct forward_message *out;
+	if (forward->message_count + length / WIRE_MESSAGE_HEADER > FORWARD_MESSAGES)
+		walk(forward, now_ms);
+	first = &forward->messages[forward->message_count];
+	do {
+		struct wire_message message = {0};
+		struct forward_message *out = &first[n++];
 
-		if (forward->message_count == FORWARD_MESSAGES)
-			walk(forward, now_ms);
 		at = wire_message_get(&message, text, length, at);
-		out = &forward->messages[forward->message_count++];
+		// only relays say what a message came through
+		if (!at || (message.flags & WIRE_FLAG_VIA)) {
+			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
+			return;
+		}
 		out->from = record->session;
 		out->lane = record->lane;
+		out->input = record->input;
 		out->data = message.data;
 		out->tag = wire_message_tag(message.data);
 		out->size = message.size;
 		out->kind = message.kind;
 		out->class = record->header.class;
-		out->lone = n == 1;
-		out->input = record->input;
-	}
+		out->lone = false;
+	} while (at < length);
+	first->lone = n == 1;
+	forward->message_count += n;
+	forward->counters.records_received++;
+	forward->counters.records_opened++;
+	forward->counters.messages_opened += n;
 }
 
 /* What an authentic, new record says about its sender beside its messages. */
@@ -463,8 +453,9 @@ static void learn(struct forward *forward, const struct receiving *record, bool 
 	const struct session *session = record->session;
 
 	__atomic_store_n(&record->lane->seen_ms, (uint32_t)now_ms, __ATOMIC_RELAXED);
-	if (above && record->header.lane == 0 && !has_hint(session, SESSION_HINT_PATH) &&
-	    !endpoint_equal(&record->input->source, &session->endpoint)) {
+	if (above && record->header.lane == 0 &&
+	    !endpoint_equal(&record->input->source, &session->endpoint) &&
+	    !has_hint(session, SESSION_HINT_PATH)) {
 		// set first: the control thread clears it when it has seen the event
 		set_hint(session, SESSION_HINT_PATH);
 		if (!send_event(forward, FORWARD_EVENT_PATH, session, record->input))
@@ -561,7 +552,8 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 		const struct session *session;
 		bool stale;
 
-		*record = records[i];
+		if (found != i)
+			*record = records[i];
 		session = session_find(sessions, record->header.index, &stale);
 		if (!session) {
 			drop_record(forward, record->input,
@@ -575,9 +567,9 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 			drop_record(forward, record->input, DROP_RECORD_KEY_PHASE);
 		} else {
 			record->session = session;
-			record->lane = &session->state->rx[record->header.lane];
+			record->lane = session_rx_lane(session, record->header.lane);
 			aead_prefetch(session->rx[record->header.phase]);
-			__builtin_prefetch(record->lane);
+			window_prefetch(&record->lane->window, record->header.sequence);
 			found++;
 		}
 	}
@@ -593,7 +585,8 @@ static unsigned int check_windows(struct forward *forward, struct receiving *rec
 	for (unsigned int i = 0; i < n; i++) {
 		struct receiving *record = &records[kept];
 
-		*record = records[i];
+		if (kept != i)
+			*record = records[i];
 		if (!own(forward, record))
 			continue;
 		switch (window_check(&record->lane->window, record->header.sequence)) {

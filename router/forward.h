@@ -22,7 +22,7 @@ enum {
 	FORWARD_BURST = 32,  // records a call
 	FORWARD_SPARES = 64, // buffers kept in reserve, and so records opened for packing at once
 	FORWARD_OUTPUTS = FORWARD_BURST + FORWARD_SPARES,
-	FORWARD_MESSAGES = 256,     // walked at once
+	FORWARD_MESSAGES = 512,     // walked at once; at least what the largest record holds
 	FORWARD_SENT = 512,         // messages whose senders are remembered until they are sent
 	FORWARD_NEWEST = 256,       // a power of two
 	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way

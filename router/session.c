@@ -22,9 +22,10 @@ void session_table_free(struct session_table *table)
 
 struct session_state *session_state_new(uint8_t up, uint8_t down)
 {
+	size_t size = sizeof(struct session_state) + up * sizeof(struct session_rx) +
+		      down * sizeof(struct session_tx);
 	struct session_state *state;
-	size_t head = offsetof(struct session_state, tx) + down * sizeof(state->tx[0]);
-	size_t size = head + up * sizeof(state->rx[0]);
+	struct session_rx *rx;
 
 	state = aligned_alloc(64, size);
 	if (!state)
@@ -32,9 +33,9 @@ struct session_state *session_state_new(uint8_t up, uint8_t down)
 	memset(state, 0, size);
 	state->lanes_up = up;
 	state->lanes_down = down;
-	state->rx = (struct session_rx *)((char *)state + head);
+	rx = (struct session_rx *)(state + 1);
 	for (int i = 0; i < up; i++)
-		state->rx[i].owner = SESSION_NO_OWNER;
+		rx[i].owner = SESSION_NO_OWNER;
 	return state;
 }
 

@@ -42,13 +42,13 @@ enum session_hint {
 
 /* A peer's lane into the relay. Only its owning worker touches it, except where said. */
 struct session_rx {
-	struct window window;
 	uint64_t failed;    // opens that failed since `failed_epoch` began
 	uint64_t bucket_ms; // error messages: token bucket, when last filled
 	uint32_t bucket;    // in thousandths of a message
 	uint32_t failed_epoch;
 	uint32_t seen_ms; // owner writes, control reads (relaxed): when last authentic
 	uint8_t owner; // worker, or SESSION_NO_OWNER; atomic: claimed by CAS, given away by release
+	struct window window; // last, so that its first word shares the cache line of the above
 } __attribute__((aligned(64)));
 
 /* A relay's lane to the peer: lane number = worker number. Only that worker touches it. */
@@ -58,13 +58,12 @@ struct session_tx {
 	uint32_t epoch;
 } __attribute__((aligned(64)));
 
+/* Followed in memory by `lanes_up` session_rx and `lanes_down` session_tx. */
 struct session_state {
 	uint32_t hints; // worker sets, control clears (atomic)
 	uint8_t lanes_up;
 	uint8_t lanes_down;
-	struct session_rx *rx; // behind tx, in the same allocation
-	struct session_tx tx[];
-};
+} __attribute__((aligned(64)));
 
 struct session {
 	// read for every record
@@ -110,6 +109,17 @@ void session_table_free(struct session_table *table);
  * period. */
 struct session_state *session_state_new(uint8_t up, uint8_t down);
 void session_state_free(struct session_state *state);
+
+/* The lanes of a session; no memory is read. */
+static inline struct session_rx *session_rx_lane(const struct session *session, unsigned int lane)
+{
+	return (struct session_rx *)(session->state + 1) + lane;
+}
+
+static inline struct session_tx *session_tx_lane(const struct session *session, unsigned int lane)
+{
+	return (struct session_tx *)session_rx_lane(session, session->lanes_up) + lane;
+}
 
 /* Worker, in a read-side section: the session that may send under `index`, or NULL. */
 static inline const struct session *session_find(const struct session_table *table, uint32_t index,

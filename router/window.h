@@ -25,6 +25,13 @@ enum window_result {
 	WINDOW_SEEN, // accepted before
 };
 
+/* Fetches what checking and accepting `sequence` touches. */
+static inline void window_prefetch(const struct window *window, uint64_t sequence)
+{
+	__builtin_prefetch(&window->next, 1);
+	__builtin_prefetch(&window->bits[sequence / 64 % WINDOW_WORDS], 1);
+}
+
 /* Whether `sequence` (up to 2^56 - 1) could be accepted. Changes nothing: for use before opening.
  */
 static inline enum window_result window_check(const struct window *window, uint64_t sequence)

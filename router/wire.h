@@ -219,17 +219,18 @@ enum wire_parse {
 static inline enum wire_parse wire_record_get(struct wire_record *record, const uint8_t *data,
 					      size_t length)
 {
+	const uint32_t fixed = ~((uint32_t)(uint8_t)~WIRE_FLAGS_RESERVED << 16);
 	uint64_t counter;
+	uint32_t first;
 
 	if (length < WIRE_RECORD_MIN)
 		return WIRE_BAD_SIZE;
-	if (data[0] != WIRE_VERSION_TYPE)
-		return WIRE_BAD_VERSION;
-	if ((data[1] & WIRE_FLAGS_RESERVED) | data[2] | data[3])
-		return WIRE_BAD_RESERVED;
+	first = wire_get32(data);
+	if ((first & fixed) != (uint32_t)WIRE_VERSION_TYPE << 24)
+		return data[0] == WIRE_VERSION_TYPE ? WIRE_BAD_RESERVED : WIRE_BAD_VERSION;
 	counter = wire_get64(data + 8);
 	record->class = data[1] >> WIRE_CLASS_SHIFT;
-	record->phase = !!(data[1] & WIRE_PHASE);
+	record->phase = data[1] / WIRE_PHASE & 1;
 	record->index = wire_get32(data + 4);
 	record->lane = counter >> 56;
 	record->sequence = counter & WIRE_SEQUENCE_MAX;
