@@ -107,12 +107,18 @@ def driver():
 
 
 @pytest.fixture
-def relay(request, house, driver):
+def polling():
+    """For tests to parametrize."""
+    return "adaptive"
+
+
+@pytest.fixture
+def relay(request, house, driver, polling):
     """A running viaductd, configured by the test's marks; its ledgers balance afterwards."""
     wanted = {}
     for mark in request.node.iter_markers("relay"):
         wanted = {**mark.kwargs, **wanted}
-    wanted["data"] = {"driver": driver, **wanted.get("data", {})}
+    wanted["data"] = {"driver": driver, "polling": polling, **wanted.get("data", {})}
     relay = house.get(**wanted)
     yield relay
     try:
