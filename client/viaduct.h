@@ -87,8 +87,7 @@ enum viaduct_error {
 	VIADUCT_E_PROTOCOL = -EPROTO, // the relay refused hello, or said what we don't understand
 	VIADUCT_E_BUSY = -EBUSY,      // the relay is busy and said when to come again
 	VIADUCT_E_FULL = -EUSERS,     // the relay has no free session
-	VIADUCT_E_KEY_EXHAUSTED =
-		-EKEYEXPIRED, // this lane's share of the key is used up, see viaduct_send
+	VIADUCT_E_KEY_EXHAUSTED = -EKEYEXPIRED, // the lane's share of the key is used up
 };
 
 struct viaduct_id {
@@ -113,7 +112,7 @@ struct viaduct_entry {
 	const char *name;
 };
 
-/* What a peer is told. Every member may be NULL. The struct must outlive the peer; make it static.
+/* What a peer is told. Every member may be NULL. The struct must outlive the peer: make it static
  */
 struct viaduct_callbacks {
 	/* The session works in both directions. Comes again after each automatic rejoin. */
@@ -125,8 +124,7 @@ struct viaduct_callbacks {
 	/* The relay could not forward the message that viaduct_send() sent with this tag. */
 	void (*error)(struct viaduct_peer *peer, uint32_t tag, enum viaduct_reason reason);
 
-	/* The answer to viaduct_ping(), and the time from the call to its arrival in nanoseconds.
-	 */
+	/* The answer to viaduct_ping(), and the nanoseconds from the call to its arrival. */
 	void (*pong)(struct viaduct_peer *peer, const struct viaduct_id *from, uint32_t tag,
 		     uint64_t rtt_ns);
 
@@ -135,6 +133,12 @@ struct viaduct_callbacks {
 
 	/* The session has moved on to the keys of this epoch. No message is lost by it. */
 	void (*rekeyed)(struct viaduct_peer *peer, uint32_t epoch);
+
+	/*
+	 * Something went wrong that does not end the session and that the library tries again,
+	 * such as a rekey that was refused. `text` is one sentence for people.
+	 */
+	void (*warning)(struct viaduct_peer *peer, int error, const char *text);
 
 	/* There is room again after viaduct_send() and its like have returned -EAGAIN. */
 	void (*writable)(struct viaduct_peer *peer);
@@ -193,11 +197,11 @@ struct viaduct_stats {
 	uint64_t records_sent, records_received; // received: authentic ones
 	uint64_t messages_sent, messages_received;
 	uint64_t bytes_sent, bytes_received; // UDP payload
-	uint64_t lost;        // gaps in what the relay has sent; sinks when a late record arrives
-	uint64_t replayed;    // dropped: seen before, or older than the window
-	uint64_t forged;      // dropped: doesn't open
-	uint64_t malformed;   // dropped: not a record, wrong session, lane or phase; or lies in a
-			      // length
+	uint64_t lost;      // gaps in what the relay has sent; sinks when a late record arrives
+	uint64_t replayed;  // dropped: seen before, or older than the window
+	uint64_t forged;    // dropped: doesn't open
+	uint64_t malformed; // dropped: not a record, wrong session, lane or phase; or lies in a
+			    // length
 	uint64_t unmatched;   // answers to no open request
 	uint64_t send_failed; // records that the kernel refused
 	uint64_t joins, rekeys, roams;
@@ -307,7 +311,8 @@ int viaduct_rekey(struct viaduct_peer *peer);
 /*
  * Moves lane 0 to a new UDP socket, as after a change of network: the relay checks the new address
  * and sends there; `path` follows. The old socket is listened on until 5 s after that, so nothing
- * is lost. Returns 0, -ENOTCONN, -EBUSY (four moves are not over yet), or why there is no socket.
+ * is lost. Returns 0, -ENOTCONN, -EBUSY (the last move isn't over, or four old sockets are still
+ * open), or why there is no socket.
  */
 int viaduct_roam(struct viaduct_peer *peer);
 

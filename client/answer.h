@@ -1,0 +1,88 @@
+/*
+ * What a relay says in JSON: the line after hello, and control messages (docs/protocol.md sections
+ * 2 and 6). Pure functions of (pointer, length) over bytes that nobody has vouched for yet.
+ */
+#ifndef CLIENT_ANSWER_H
+#define CLIENT_ANSWER_H
+
+#include <netinet/in.h>
+
+#include "viaduct.h"
+#include "wire.h"
+
+enum {
+	ANSWER_ADDRESS_TEXT = INET6_ADDRSTRLEN + 8, // "[address]:port" and a NUL
+	ANSWER_DETAIL_TEXT = 160,
+	ANSWER_TOKEN_TEXT = 128,
+};
+
+struct welcome {
+	struct wire_id id;
+	struct wire_id relay;
+	uint32_t index;
+	uint32_t epoch;
+	enum wire_aead aead;
+	struct sockaddr_storage data; // ready to be connected to
+	unsigned int lanes_up, lanes_down;
+	unsigned int mtu, max_payload;         // bytes
+	unsigned int keepalive, expiry, rekey; // seconds
+	uint32_t key_records;
+};
+
+/* Why hello was refused, fit to be printed. */
+struct refusal {
+	char code[32];
+	char detail[ANSWER_DETAIL_TEXT];
+	double retry_after; // seconds, 0 if the relay didn't say
+};
+
+enum event_kind {
+	EVENT_UNKNOWN,
+	EVENT_PATH,
+	EVENT_CHALLENGE,
+	EVENT_REKEY,
+	EVENT_REPLACED,
+	EVENT_CLOSING,
+};
+
+struct event {
+	enum event_kind kind;
+	char address[ANSWER_ADDRESS_TEXT]; // of a path
+	char token[ANSWER_TOKEN_TEXT];     // of a challenge
+};
+
+/* The entries' names belong to the list. */
+struct list {
+	struct viaduct_entry *entries;
+	size_t count;
+	bool more;
+	void *json;
+};
+
+/*
+ * Reads the line that answers hello, without its LF. Returns 0 and fills `welcome`; -ECONNREFUSED
+ * and fills `refusal`; or -EPROTO if it is neither.
+ */
+int answer_parse_line(struct welcome *welcome, struct refusal *refusal, const char *line,
+		      size_t length);
+
+/* Reads what a relay says unasked. Returns 0, or -EPROTO if it isn't an event. */
+int answer_parse_event(struct event *event, const void *text, size_t length);
+
+/*
+ * Reads the answer to a control request. Returns 0, -EPROTO if it isn't one, or -ECONNREFUSED if
+ * the relay says that it isn't ok.
+ */
+int answer_parse_ok(const void *text, size_t length);
+
+/*
+ * Reads the answer to `resolve` or `peers`. Free with list_free(). Returns as answer_parse_ok(), or
+ * -ENOMEM.
+ */
+int answer_parse_list(struct list *list, const void *text, size_t length);
+void list_free(struct list *list);
+
+/* Writes "a.b.c.d:port" or "[v6]:port". */
+void answer_format_address(char text[ANSWER_ADDRESS_TEXT], const struct sockaddr_storage *address);
+
+#endif
