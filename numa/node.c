@@ -1,0 +1,146 @@
+#include "node.h"
+
+#ifdef NUMA_JEMALLOC
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/mempolicy.h>
+
+#include <jemalloc/jemalloc.h>
+
+struct arena {
+	extent_hooks_t hooks; // first: jemalloc hands us this
+	int node;
+	unsigned int index; // written once, under the lock, with release; 0: none yet
+};
+
+static struct arena arenas[NODE_MAX + 1]; // by node + 1
+static extent_hooks_t *default_hooks;     // written once, before the first arena
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/*
+ * Fresh pages for an arena. Both calls only ask: without them (one node, a container's seccomp, no
+ * huge pages) memory is where the kernel puts it, and works as well.
+ */
+static void *map_extent(extent_hooks_t *hooks, void *address, size_t size, size_t alignment,
+			bool *zero, bool *commit, unsigned int index)
+{
+	const struct arena *arena = (const struct arena *)hooks;
+	void *extent =
+		default_hooks->alloc(default_hooks, address, size, alignment, zero, commit, index);
+	uint64_t mask;
+
+	if (!extent)
+		return NULL;
+	if (arena->node >= 0) {
+		mask = UINT64_C(1) << arena->node;
+		syscall(SYS_mbind, extent, size, MPOL_PREFERRED, &mask, NODE_MAX + 1, 0);
+	}
+	madvise(extent, size, MADV_HUGEPAGE);
+	return extent;
+}
+
+static int arena_new(struct arena *arena, int node)
+{
+	extent_hooks_t *hooks = &arena->hooks;
+	size_t size = sizeof(void *);
+	unsigned int index;
+
+	if (!default_hooks && mallctl("arena.0.extent_hooks", &default_hooks, &size, NULL, 0))
+		return -1;
+	arena->node = node;
+	arena->hooks = *default_hooks;
+	arena->hooks.alloc = map_extent;
+	size = sizeof(index);
+	if (mallctl("arenas.create", &index, &size, &hooks, sizeof(void *)))
+		return -1;
+	__atomic_store_n(&arena->index, index, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* The node's arena; NULL: it can't be made. */
+static struct arena *arena_of(int node)
+{
+	struct arena *arena;
+	int status = 0;
+
+	if (node < 0 || node >= NODE_MAX)
+		node = NODE_ANY;
+	arena = &arenas[node + 1];
+	if (__atomic_load_n(&arena->index, __ATOMIC_ACQUIRE))
+		return arena;
+	pthread_mutex_lock(&lock);
+	if (!arena->index)
+		status = arena_new(arena, node);
+	pthread_mutex_unlock(&lock);
+	return status ? NULL : arena;
+}
+
+void *node_alloc(int node, size_t align, size_t size)
+{
+	struct arena *arena = arena_of(node);
+
+	if (!arena)
+		return NULL;
+	return mallocx(size, MALLOCX_ALIGN(align) | MALLOCX_ZERO | MALLOCX_TCACHE_NONE |
+				     MALLOCX_ARENA(arena->index));
+}
+
+void node_free(void *memory)
+{
+	if (memory)
+		dallocx(memory, MALLOCX_TCACHE_NONE);
+}
+
+static size_t read_bytes(unsigned int index, const char *what)
+{
+	size_t value = 0, size = sizeof(value);
+	char name[64];
+
+	snprintf(name, sizeof(name), "stats.arenas.%u.%s.allocated", index, what);
+	mallctl(name, &value, &size, NULL, 0);
+	return value;
+}
+
+size_t node_bytes(int node)
+{
+	struct arena *arena = arena_of(node);
+	uint64_t epoch = 1;
+
+	if (!arena)
+		return 0;
+	mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch));
+	return read_bytes(arena->index, "small") + read_bytes(arena->index, "large");
+}
+
+#else
+
+#include <stdlib.h>
+#include <string.h>
+
+void *node_alloc(int node, size_t align, size_t size)
+{
+	void *memory;
+
+	if (posix_memalign(&memory, align < sizeof(void *) ? sizeof(void *) : align, size))
+		return NULL;
+	return memset(memory, 0, size);
+}
+
+void node_free(void *memory)
+{
+	free(memory);
+}
+
+size_t node_bytes(int node)
+{
+	return 0;
+}
+
+#endif

@@ -1,0 +1,31 @@
+/*
+ * Memory that belongs to a NUMA node: a jemalloc arena a node, whose pages are bound to the node
+ * before anyone touches them, and may be huge. For what lives long (tables, sessions); not for
+ * workers, who don't allocate. Any thread may call these.
+ *
+ * In a build with a sanitizer all of it comes from the sanitizer's own allocator instead, so that
+ * it sees every mistake.
+ */
+#ifndef VIADUCT_NODE_H
+#define VIADUCT_NODE_H
+
+#include <stddef.h>
+
+enum {
+	NODE_ANY = -1,
+	NODE_MAX = 64, // nodes from here on are as good as any
+};
+
+/*
+ * `size` > 0 bytes, zeroed, aligned to `align`, a power of 2; prefers the node's memory, and takes
+ * other when that is full. NULL if there is none at all. Freed by node_free.
+ */
+void *node_alloc(int node, size_t align, size_t size);
+
+/* Frees what node_alloc gave; NULL is allowed. */
+void node_free(void *memory);
+
+/* Bytes allocated of a node now; always 0 in a build with a sanitizer. */
+size_t node_bytes(int node);
+
+#endif
