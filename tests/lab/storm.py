@@ -60,7 +60,8 @@ class StormyPeer(Peer):
 
     def put(self, datagram, sock):
         if self.storm.strikes():
-            self.storm.lost.update(filter(None.__ne__, map(number_of, self.contents[datagram])))
+            numbers = {number_of(message) for message in self.contents[datagram]}
+            self.storm.lost |= numbers - {None}
             return
         self.held.append((datagram, sock))
         if len(self.held) >= REORDER:
@@ -88,8 +89,7 @@ class StormyPeer(Peer):
         self.storm.messages_out += 1
         number = number_of(message)
         if self.struck:
-            if number is not None:
-                self.storm.lost.add(number)
+            self.storm.lost |= {number} - {None}
         elif number is None:
             super()._handle(message, sock)
         else:

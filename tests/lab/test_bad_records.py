@@ -213,9 +213,11 @@ def test_far_above_window(alice, bob, relay, stranger, neighbours):
     bob.wait_tag(alice.send(bob.identity.id))
 
 
-def test_last_sequence(alice, bob, relay):
-    alice.sequences[0] = LAST
-    bob.wait_tag(alice.send(bob.identity.id))
+def test_last_sequence(alice, bob):
+    alice.sequences[0] = LAST - 100
+    alice.transmit(alice.seal_raw(alice.header()._replace(sequence=LAST),
+                                  Message(SEND, bob.identity.id, b"last").pack()))
+    bob.wait(lambda message: message.payload == b"last")
 
 
 def test_lane_not_agreed(alice, bob, dropped):

@@ -161,8 +161,12 @@ def test_rekey_roaming_and_take_over(relay, crowd, storm):
     assert len(crowd.retired) > 10
     assert sum(peer.epoch.number for peer in crowd.all()) > 10
     for peer in crowd.members:
-        eventually(lambda: peer.ping_relay() or peer.poll(0.05)
-                   or peer.path == peer.lane_sockets[0].getsockname()[:2], 5)
+        eventually(lambda: reached_at_newest_address(peer), 5)
+
+
+def reached_at_newest_address(peer):
+    message = peer.wait_tag(peer.send(peer.identity.id))
+    return message.local == peer.lane_sockets[0].getsockname()[:2]
 
 
 class Vandal:
