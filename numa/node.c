@@ -2,6 +2,7 @@
 
 #ifdef NUMA_JEMALLOC
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -98,6 +99,15 @@ void node_free(void *memory)
 		dallocx(memory, MALLOCX_TCACHE_NONE);
 }
 
+int node_prefer(int node)
+{
+	struct arena *arena = arena_of(node);
+
+	if (!arena)
+		return -ENOMEM;
+	return -mallctl("thread.arena", NULL, NULL, &arena->index, sizeof(arena->index));
+}
+
 static size_t read_bytes(unsigned int index, const char *what)
 {
 	size_t value = 0, size = sizeof(value);
@@ -136,6 +146,11 @@ void *node_alloc(int node, size_t align, size_t size)
 void node_free(void *memory)
 {
 	free(memory);
+}
+
+int node_prefer(int node)
+{
+	return 0;
 }
 
 size_t node_bytes(int node)

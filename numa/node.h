@@ -25,6 +25,13 @@ void *node_alloc(int node, size_t align, size_t size);
 /* Frees what node_alloc gave; NULL is allowed. */
 void node_free(void *memory);
 
+/*
+ * From here on what the calling thread gets from malloc and its like is the node's too: so code
+ * that knows no nodes (the router's tables) can be told from outside. Nothing happens in a build
+ * with a sanitizer. Returns 0 or a negative errno, and then nothing has changed.
+ */
+int node_prefer(int node);
+
 /* Bytes allocated of a node now; always 0 in a build with a sanitizer. */
 size_t node_bytes(int node);
 
