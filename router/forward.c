@@ -84,11 +84,13 @@ static void refill(struct forward *forward)
 static bool may_tell(struct session_rx *lane, uint64_t now_ms)
 {
 	const uint64_t most = FORWARD_ERRORS_BURST * THOUSAND;
-	uint64_t tokens = lane->bucket + (now_ms - lane->bucket_ms) * FORWARD_ERRORS_PER_S;
+	// the lane's worker before may have looked at the clock later
+	uint64_t passed = now_ms > lane->bucket_ms ? now_ms - lane->bucket_ms : 0;
+	uint64_t tokens = lane->bucket + passed * FORWARD_ERRORS_PER_S;
 
 	if (!lane->bucket_ms || tokens > most)
 		tokens = most;
-	lane->bucket_ms = now_ms;
+	lane->bucket_ms += passed;
 	lane->bucket = (uint32_t)tokens;
 	if (tokens < THOUSAND)
 		return false;
