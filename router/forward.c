@@ -336,7 +336,7 @@ static void deliver(struct forward *forward, struct forward_message *message, ui
 		reason = DROP_MESSAGE_UNSUPPORTED;
 	else if (hop_limit == 0)
 		reason = DROP_MESSAGE_HOP_LIMIT;
-	else if (!to)
+	else if (!to || !to->header.length)
 		reason = DROP_MESSAGE_NO_ROUTE;
 	else if (message->size + WIRE_RECORD_OVERHEAD > to->record_max)
 		reason = DROP_MESSAGE_TOO_LARGE;
