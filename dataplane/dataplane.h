@@ -54,8 +54,7 @@ struct dataplane_kernel_drops {
 
 struct dataplane;
 
-/* Logs `key=value` text that is not per message; set once before start. level: 0 debug … 3 error.
- */
+/* Logs `key=value` text, nothing that is per message. level: 0 debug … 3 error. Any thread. */
 typedef void dataplane_log(int level, const char *text);
 
 /*
@@ -93,7 +92,13 @@ int dataplane_event_fd(const struct dataplane *dataplane);
 void dataplane_worker(const struct dataplane *dataplane, unsigned int worker,
 		      struct dataplane_worker *out);
 
-void dataplane_kernel_drops(const struct dataplane *dataplane, struct dataplane_kernel_drops *out);
+void dataplane_kernel_drops(struct dataplane *dataplane, struct dataplane_kernel_drops *out);
+
+/*
+ * Milliseconds on the workers' clock, which session_rx.seen_ms is of: monotonic, from the CPU's
+ * cycle counter, and so without a relation to any other clock. Any thread, once started.
+ */
+uint64_t dataplane_now_ms(void);
 
 /*
  * The header with which to answer a received frame (Ethernet, optional VLAN tag, IP, UDP; `length`

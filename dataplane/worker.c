@@ -1,0 +1,357 @@
+#include "worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <rte_cycles.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_launch.h>
+#include <rte_ring_elem.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum {
+	SPIN_US = 50,    // without work before a worker goes to sleep; waking costs about as much
+	SLEEP_MS = 1000, // at most, in one piece
+	PREFETCH_AHEAD = 4,
+};
+
+_Static_assert(sizeof(struct forward_input) <= RTE_PKTMBUF_HEADROOM / 2,
+	       "a handed-over record's description travels in its buffer's headroom");
+_Static_assert(sizeof(struct forward_event) % 4 == 0 && sizeof(struct forward_command) % 4 == 0,
+	       "rings copy whole words");
+_Static_assert(SESSION_HEADER_MAX <= RTE_PKTMBUF_HEADROOM, "spares need room for a header");
+
+uint64_t worker_now_ms(void)
+{
+	return rte_get_tsc_cycles() / (rte_get_tsc_hz() / MS_PER_S);
+}
+
+static unsigned int spares(void *arg, struct forward_spare *out, unsigned int n)
+{
+	struct worker *worker = arg;
+	struct rte_mbuf *buffers[FORWARD_SPARES];
+
+	if (rte_pktmbuf_alloc_bulk(worker->queue.pool, buffers, n))
+		return 0;
+	for (unsigned int i = 0; i < n; i++) {
+		out[i].buffer = buffers[i];
+		out[i].record = rte_pktmbuf_mtod(buffers[i], uint8_t *);
+	}
+	return n;
+}
+
+static void release(void *arg, void *buffer)
+{
+	rte_pktmbuf_free(buffer);
+}
+
+static unsigned int transmit(void *arg, struct forward_output *outputs, unsigned int n)
+{
+	struct worker *worker = arg;
+	struct rte_mbuf *buffers[FORWARD_OUTPUTS];
+
+	for (unsigned int i = 0; i < n; i++) {
+		struct forward_output *output = &outputs[i];
+		struct rte_mbuf *buffer = output->buffer;
+		uint8_t *data = output->record - output->header->length;
+
+		memcpy(data, output->header->bytes, output->header->length);
+		frame_finish(data, output->header->length, output->length);
+		buffer->data_off = (uint16_t)(data - (uint8_t *)buffer->buf_addr);
+		buffer->data_len = output->header->length + output->length;
+		buffer->pkt_len = buffer->data_len;
+		buffer->ol_flags = 0;
+		buffers[i] = buffer;
+	}
+	return rte_eth_tx_burst(worker->queue.device, worker->queue.queue, buffers, (uint16_t)n);
+}
+
+static bool handover(void *arg, unsigned int owner, struct forward_input *input)
+{
+	struct worker *worker = arg;
+	struct rte_mbuf *buffer = input->buffer;
+
+	// before the frame, where neither driver writes
+	memcpy(buffer->buf_addr, input, sizeof(*input));
+	if (rte_ring_sp_enqueue(worker->workers[owner].handovers[worker->number], buffer))
+		return false;
+	worker->woken |= 1u << owner;
+	return true;
+}
+
+static bool event(void *arg, const struct forward_event *out)
+{
+	struct worker *worker = arg;
+
+	return rte_ring_sp_enqueue_elem(worker->events, (void *)out, sizeof(*out)) == 0;
+}
+
+static const struct forward_ops ops = {
+	.spares = spares,
+	.release = release,
+	.transmit = transmit,
+	.handover = handover,
+	.event = event,
+};
+
+void worker_wake(struct worker *worker)
+{
+	const uint64_t one = 1;
+
+	// what was put into the ring is visible before the flag is looked at, see
+	// sleep_until_work()
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&worker->sleeping, memory_order_relaxed) &&
+	    atomic_exchange(&worker->sleeping, false) && write(worker->wake, &one, sizeof(one)) < 0)
+		return; // EAGAIN: it has been woken 2^64 times already
+}
+
+static void wake_others(struct worker *worker)
+{
+	for (unsigned int i = 0; worker->woken; i++, worker->woken >>= 1) {
+		if (worker->woken & 1)
+			worker_wake(&worker->workers[i]);
+	}
+}
+
+// Describes the received frames that are datagrams for us; the others end here.
+static unsigned int classify(struct worker *worker, struct rte_mbuf **buffers, unsigned int n,
+			     struct forward_input *inputs)
+{
+	unsigned int kept = 0;
+
+	for (unsigned int i = 0; i < n && i < PREFETCH_AHEAD; i++)
+		rte_prefetch0(rte_pktmbuf_mtod(buffers[i], void *));
+	for (unsigned int i = 0; i < n; i++) {
+		uint8_t *data = rte_pktmbuf_mtod(buffers[i], uint8_t *);
+		struct forward_input *input = &inputs[kept];
+		struct frame frame;
+
+		if (i + PREFETCH_AHEAD < n)
+			rte_prefetch0(rte_pktmbuf_mtod(buffers[i + PREFETCH_AHEAD], void *));
+		if (!frame_parse(&frame, data, rte_pktmbuf_data_len(buffers[i])) ||
+		    frame_port(&frame, data) != worker->port ||
+		    memcmp(frame.source.mac, worker->mac, FRAME_MAC_SIZE) == 0) {
+			worker->forward.counters.foreign++;
+			rte_pktmbuf_free(buffers[i]);
+			continue;
+		}
+		input->buffer = buffers[i];
+		input->record = data + frame.header_length;
+		input->length = frame.record_length;
+		input->frame_length = (uint8_t)frame.header_length;
+		input->handed = false;
+		input->source = frame.source;
+		kept++;
+	}
+	return kept;
+}
+
+static unsigned int receive(struct worker *worker)
+{
+	struct forward_input inputs[FORWARD_BURST];
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	unsigned int n, kept;
+
+	n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, buffers, FORWARD_BURST);
+	if (!n)
+		return 0;
+	kept = classify(worker, buffers, n, inputs);
+	if (kept)
+		forward_burst(&worker->forward, inputs, kept, worker->now_ms);
+	return n;
+}
+
+// Records that other workers received on lanes of this one.
+static unsigned int take_over(struct worker *worker)
+{
+	struct forward_input inputs[FORWARD_BURST];
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	unsigned int n, sum = 0;
+
+	for (unsigned int from = 0; from < worker->count; from++) {
+		if (from == worker->number)
+			continue;
+		n = rte_ring_sc_dequeue_burst(worker->handovers[from], (void **)buffers,
+					      FORWARD_BURST, NULL);
+		for (unsigned int i = 0; i < n; i++)
+			rte_prefetch0(buffers[i]->buf_addr);
+		for (unsigned int i = 0; i < n; i++) {
+			memcpy(&inputs[i], buffers[i]->buf_addr, sizeof(inputs[i]));
+			inputs[i].handed = true;
+			inputs[i].handed_by = (uint8_t)from;
+		}
+		if (n)
+			forward_burst(&worker->forward, inputs, n, worker->now_ms);
+		sum += n;
+	}
+	return sum;
+}
+
+static unsigned int obey(struct worker *worker)
+{
+	unsigned int n = rte_ring_sc_dequeue_burst_elem(worker->commands, worker->batch,
+							sizeof(worker->batch[0]),
+							WORKER_COMMAND_BURST, NULL);
+
+	if (n)
+		forward_commands(&worker->forward, worker->batch, n, worker->now_ms);
+	return n;
+}
+
+static bool has_work(const struct worker *worker)
+{
+	if (atomic_load(&worker->stop) || !rte_ring_empty(worker->commands))
+		return true;
+	for (unsigned int from = 0; from < worker->count; from++) {
+		if (from != worker->number && !rte_ring_empty(worker->handovers[from]))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The rings' writers look at the flag after they have written, and we look at the rings after we
+ * have set it: one of the two sees the other. The socket needs no such care, for poll() looks
+ * itself.
+ */
+static void sleep_until_work(struct worker *worker)
+{
+	struct pollfd fds[] = {
+		{.fd = worker->queue.socket, .events = POLLIN},
+		{.fd = worker->wake, .events = POLLIN},
+	};
+	uint64_t value = 1;
+
+	counters_publish(&worker->published, &worker->forward.counters);
+	if (!rte_ring_empty(worker->events) &&
+	    write(worker->events_wake, &value, sizeof(value)) < 0)
+		return; // EAGAIN: the control thread is far behind, and will look anyway
+
+	atomic_store(&worker->sleeping, true);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!has_work(worker)) {
+		rcu_thread_offline();
+		poll(fds, 2, SLEEP_MS);
+		rcu_thread_online();
+	}
+	atomic_store(&worker->sleeping, false);
+	if ((fds[1].revents & POLLIN) && read(worker->wake, &value, sizeof(value)) < 0)
+		return; // EAGAIN: somebody else's reset
+}
+
+static int run(void *arg)
+{
+	struct worker *worker = arg;
+	uint64_t ms = rte_get_tsc_hz() / MS_PER_S;
+	uint64_t spin = rte_get_tsc_hz() / US_PER_S * SPIN_US;
+	char name[16];
+
+	snprintf(name, sizeof(name), "viaduct-w%u", worker->number);
+	pthread_setname_np(pthread_self(), name);
+	rcu_register_thread();
+	while (!atomic_load_explicit(&worker->stop, memory_order_relaxed)) {
+		uint64_t now = rte_get_tsc_cycles();
+		unsigned int work;
+
+		if (now >= worker->tick) {
+			worker->now_ms = now / ms;
+			worker->tick = (worker->now_ms + 1) * ms;
+			counters_publish(&worker->published, &worker->forward.counters);
+		}
+		work = receive(worker) + take_over(worker) + obey(worker);
+		wake_others(worker);
+		rcu_quiescent_state();
+		if (work)
+			worker->last_active = now;
+		else if (!worker->busy && now - worker->last_active > spin)
+			sleep_until_work(worker);
+	}
+	forward_fini(&worker->forward);
+	counters_publish(&worker->published, &worker->forward.counters);
+	rcu_unregister_thread();
+	return 0;
+}
+
+static int ring_new(struct rte_ring **ring, const char *what, unsigned int number,
+		    unsigned int other, unsigned int size, unsigned int count)
+{
+	char name[RTE_RING_NAMESIZE];
+
+	snprintf(name, sizeof(name), "%s-%u-%u", what, number, other);
+	*ring = rte_ring_create_elem(name, size, count, SOCKET_ID_ANY,
+				     RING_F_SP_ENQ | RING_F_SC_DEQ);
+	return *ring ? 0 : -rte_errno;
+}
+
+int worker_init(struct worker *workers, unsigned int number, const struct dataplane_config *config,
+		const struct port *port, int events_wake)
+{
+	struct worker *worker = &workers[number];
+	struct forward *forward = &worker->forward;
+	int r;
+
+	worker->number = number;
+	worker->count = config->workers;
+	worker->lcore = number + 1;
+	worker->core = config->cores[number];
+	worker->queue = port->queues[number];
+	worker->port = config->port;
+	memcpy(worker->mac, port->interface.mac, FRAME_MAC_SIZE);
+	worker->busy = config->busy;
+	worker->events_wake = events_wake;
+	worker->workers = workers;
+	worker->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (worker->wake < 0)
+		return -errno;
+	r = ring_new(&worker->events, "events", number, 0, sizeof(struct forward_event),
+		     WORKER_EVENTS);
+	if (r == 0)
+		r = ring_new(&worker->commands, "commands", number, 0,
+			     sizeof(struct forward_command), WORKER_COMMANDS);
+	for (unsigned int from = 0; from < worker->count && r == 0; from++) {
+		if (from != number)
+			r = ring_new(&worker->handovers[from], "handovers", number, from,
+				     sizeof(void *), WORKER_HANDOVERS);
+	}
+	if (r)
+		return r;
+
+	forward->ops = &ops;
+	forward->worker = worker;
+	forward->sessions = config->sessions;
+	forward->routes = config->routes;
+	forward->aead = config->aead;
+	forward->relay = config->relay;
+	forward->number = (uint8_t)number;
+	forward->aead_worker = config->aead->worker_new(-1);
+	return forward->aead_worker ? 0 : -ENOMEM;
+}
+
+void worker_fini(struct worker *worker)
+{
+	if (worker->forward.aead_worker)
+		worker->forward.aead->worker_free(worker->forward.aead_worker);
+	for (unsigned int from = 0; from < worker->count; from++)
+		rte_ring_free(worker->handovers[from]);
+	rte_ring_free(worker->commands);
+	rte_ring_free(worker->events);
+	if (worker->wake >= 0)
+		close(worker->wake);
+}
+
+int worker_start(struct worker *worker)
+{
+	return rte_eal_remote_launch(run, worker, worker->lcore);
+}
+
+void worker_stop(struct worker *worker)
+{
+	atomic_store(&worker->stop, true);
+	worker_wake(worker);
+	rte_eal_wait_lcore(worker->lcore);
+}
