@@ -503,6 +503,11 @@ static bool own(struct forward *forward, const struct receiving *record)
 		return true;
 	if (owner == forward->number)
 		return true;
+	// a record that missed its lane's move comes back, and must not move it again
+	if (!record->input->handed) {
+		record->input->handed = true;
+		record->input->handed_by = forward->number;
+	}
 	if (forward->ops->handover(forward->worker, owner, record->input)) {
 		forward->counters.handed_over++;
 		record->input->buffer = NULL;

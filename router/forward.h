@@ -37,8 +37,8 @@ struct forward_input {
 	uint8_t *record;
 	uint16_t length;
 	uint8_t frame_length; // the Ethernet, IP and UDP headers right before `record`
-	bool handed;          // came from another worker, which has not counted it:
-	uint8_t handed_by;    // that one
+	bool handed;          // by another worker, which didn't count it; the core sets this
+	uint8_t handed_by;    // the worker that received it; likewise
 	struct endpoint source;
 };
 
@@ -101,7 +101,10 @@ struct forward_ops {
 	 */
 	unsigned int (*transmit)(void *worker, struct forward_output *outputs, unsigned int n);
 
-	/* Hands a record to the worker that owns its lane. False: no room, nothing taken over. */
+	/*
+	 * Hands a record, with all that is in `input`, to the worker that owns its lane. False: no
+	 * room, nothing taken over.
+	 */
 	bool (*handover)(void *worker, unsigned int owner, struct forward_input *input);
 
 	/* Copies an event for the control thread. False: no room. */
