@@ -112,7 +112,8 @@ static struct forward_open *open_record(struct forward *forward, const struct se
 	struct session_tx *lane = session_tx_lane(to, forward->number);
 	struct forward_open *open = &forward->open[forward->open_count];
 
-	if (lane->epoch != to->tx_epoch) {
+	// only forward: a burst may still hold the session as it was before
+	if (lane->epoch < to->tx_epoch) {
 		lane->epoch = to->tx_epoch;
 		lane->used = 0;
 	}
