@@ -140,7 +140,10 @@ static inline const struct session *session_find(const struct session_table *tab
 	if (session && session->index == index)
 		return session;
 	*stale |= session != NULL || rcu_dereference(slot->last) != NULL;
-	return NULL;
+	// what just moved from `next` to `current`, which is written first, was seen in neither
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	session = rcu_dereference(slot->current);
+	return session && session->index == index ? session : NULL;
 }
 
 /* The same with sessions that have ended: for what the relay itself sends. */
