@@ -21,7 +21,7 @@
 
 #include <jansson.h>
 
-#include "client/viaduct.h"
+#include "viaduct.h"
 #include "histogram.h"
 
 enum {
