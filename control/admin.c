@@ -1,0 +1,471 @@
+#include "admin.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <urcu/list.h>
+
+#include "log.h"
+
+enum {
+	BACKLOG = 16,
+	CLIENTS_MAX = 64,
+	LINE_MAX_BYTES = 4096, // of a question
+};
+
+struct client {
+	struct cds_list_head node;
+	struct admin *admin;
+	uv_pipe_t pipe;
+	uv_write_t write;
+	char *answer; // being written, or NULL
+	bool last;    // close it after the answer
+	size_t length;
+	char line[LINE_MAX_BYTES];
+};
+
+struct admin {
+	struct admin_subject subject;
+	uv_loop_t *loop;
+	uv_pipe_t pipe;
+	uint64_t started_ms;
+	struct cds_list_head clients;
+	unsigned int client_count;
+	bool closed; // the listening socket
+	bool stopped;
+};
+
+/* Answers */
+
+/* What the process holds: resident pages and huge pages. */
+static json_int_t memory_mb(void)
+{
+	FILE *status = fopen("/proc/self/status", "re");
+	unsigned long kib, total = 0;
+	char line[256];
+
+	if (!status)
+		return 0;
+	while (fgets(line, sizeof(line), status)) {
+		if (sscanf(line, "VmRSS: %lu kB", &kib) == 1 ||
+		    sscanf(line, "HugetlbPages: %lu kB", &kib) == 1)
+			total += kib;
+	}
+	fclose(status);
+	return (json_int_t)(total / 1024);
+}
+
+static json_t *status_workers(const struct admin_subject *subject)
+{
+	json_t *workers = json_array();
+
+	for (int i = 0; i < subject->config->data.workers; i++) {
+		struct dataplane_worker worker;
+
+		dataplane_worker(subject->dataplane, (unsigned int)i, &worker);
+		json_array_append_new(
+			workers, json_pack("{si sI sI sI sb}", "core", worker.core, "queue",
+					   (json_int_t)worker.queue, "records",
+					   (json_int_t)worker.counters.records_received, "messages",
+					   (json_int_t)worker.counters.messages_delivered,
+					   "sleeping", worker.sleeping));
+	}
+	return workers;
+}
+
+static json_t *status(const struct admin_subject *subject, uint64_t uptime_ms)
+{
+	const struct listener_counters *handshakes = listener_counters(subject->listener);
+	const struct members *members = subject->members;
+	const struct identity *relay = &subject->tls->relay;
+	char id[WIRE_ID_TEXT + 1];
+
+	wire_id_format(id, &relay->id);
+	return json_pack(
+		"{sb ss ss ss ss si sI ss ss si sb sI so s{sI sI si} sI s{sI sI sI sI sI sI}}", //
+		"ok", 1, "name", relay->name, "id", id, "federation", relay->federation,        //
+		"version", VIADUCT_VERSION, "pid", (int)getpid(),                               //
+		"uptime_s", (json_int_t)(uptime_ms / 1000),                                     //
+		"driver", dataplane_driver_name(dataplane_driver(subject->dataplane)),          //
+		"interface", subject->config->data.interface,                                   //
+		"data_port", subject->config->data.port,                                        //
+		"huge_pages", dataplane_huge_pages(subject->dataplane),                         //
+		"memory_mb", memory_mb(), "workers", status_workers(subject),                   //
+		"sessions", "joined", (json_int_t)members->joined, "joining",
+		(json_int_t)members->joining, "max", subject->config->session.max, //
+		"routes", (json_int_t)route_count(&members->routes),               //
+		"handshakes", "ok", (json_int_t)handshakes->welcomed, "failed",
+		(json_int_t)handshakes->failed, "refused", (json_int_t)handshakes->refused,
+		"timed_out", (json_int_t)handshakes->timed_out, "resumed",
+		(json_int_t)handshakes->resumed, "rekeyed", (json_int_t)members->rekeyed);
+}
+
+static json_t *peer(const struct member_session *session, const char *state, uint64_t now_ms)
+{
+	const struct member *member = session->member;
+	char address[ADDRESS_TEXT] = "";
+
+	if (session->header.length)
+		address_format(address, &session->endpoint);
+	return json_pack("{ss ss ss ss sI sI ss ss s{si si} si sI sI}",                        //
+			 "id", member->text, "name", member->name, "cluster", member->cluster, //
+			 "state", state, "index", (json_int_t)session->index, "epoch",
+			 (json_int_t)session->epoch, "cipher", wire_aead_name(session->aead),
+			 "address", address, "lanes", "up", (int)session->lanes_up, "down",
+			 (int)session->lanes_down, "mtu", (int)session->mtu, "idle_ms",
+			 (json_int_t)member_idle_ms(session, now_ms), "joined_s",
+			 (json_int_t)((now_ms - session->joined_ms) / 1000));
+}
+
+static json_t *peers(const struct admin_subject *subject)
+{
+	const struct roster_index *all = &subject->members->roster.by_id;
+	uint64_t now_ms = dataplane_now_ms();
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < all->count; i++) {
+		const struct member *member = all->members[i];
+
+		if (member->current)
+			json_array_append_new(list, peer(member->current, "joined", now_ms));
+		else if (member->next)
+			json_array_append_new(list, peer(member->next, "joining", now_ms));
+	}
+	return json_pack("{sb so}", "ok", 1, "peers", list);
+}
+
+struct routes_walk {
+	const struct members *members;
+	json_t *list;
+};
+
+static int append_route(void *arg, const struct wire_id *id, uint32_t slot)
+{
+	const struct routes_walk *walk = arg;
+	const struct member *member = walk->members->roster.by_slot[slot];
+	char text[WIRE_ID_TEXT + 1], hop[32];
+
+	wire_id_format(text, id);
+	snprintf(hop, sizeof(hop), "session %u", member->current->index);
+	json_array_append_new(walk->list, json_pack("{ss ss}", "id", text, "next_hop", hop));
+	return 0;
+}
+
+static json_t *routes(const struct admin_subject *subject)
+{
+	struct routes_walk walk = {.members = subject->members, .list = json_array()};
+
+	route_walk(&subject->members->routes, append_route, &walk);
+	return json_pack("{sb so}", "ok", 1, "routes", walk.list);
+}
+
+static void add_up(struct counters *total, const struct counters *counters)
+{
+	const uint64_t *from = (const uint64_t *)counters;
+	uint64_t *to = (uint64_t *)total;
+
+	for (size_t i = 0; i < sizeof(*counters) / sizeof(*from); i++)
+		to[i] += from[i];
+}
+
+static json_t *drops(const struct admin_subject *subject)
+{
+	json_t *records = json_object(), *messages = json_object();
+	struct dataplane_kernel_drops kernel;
+	struct counters total = {0};
+
+	for (int i = 0; i < subject->config->data.workers; i++) {
+		struct dataplane_worker worker;
+
+		dataplane_worker(subject->dataplane, (unsigned int)i, &worker);
+		add_up(&total, &worker.counters);
+	}
+	for (int i = 0; i < DROP_RECORD_COUNT; i++)
+		json_object_set_new(records, drop_record_name((enum drop_record)i),
+				    json_integer((json_int_t)total.records_dropped[i]));
+	for (int i = 0; i < DROP_MESSAGE_COUNT; i++)
+		json_object_set_new(messages, drop_message_name((enum drop_message)i),
+				    json_integer((json_int_t)total.messages_dropped[i]));
+	dataplane_kernel_drops(subject->dataplane, &kernel);
+	return json_pack("{sb s{sI sI so} s{sI sI sI sI sI so} s{sI sI sI} sI}", "ok", 1, //
+			 "records", "received", (json_int_t)total.records_received, "opened",
+			 (json_int_t)total.records_opened, "dropped", records, //
+			 "messages", "opened", (json_int_t)total.messages_opened, "made",
+			 (json_int_t)total.messages_made, "copies",
+			 (json_int_t)total.messages_copies, "delivered",
+			 (json_int_t)total.messages_delivered, "consumed",
+			 (json_int_t)total.messages_consumed, "dropped", messages, //
+			 "kernel", "rx_dropped", (json_int_t)kernel.rx_dropped, "rx_ring_full",
+			 (json_int_t)kernel.rx_ring_full, "rx_fill_empty",
+			 (json_int_t)kernel.rx_fill_empty, //
+			 "foreign", (json_int_t)total.foreign);
+}
+
+char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, const char *line,
+		   size_t length)
+{
+	json_t *question = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);
+	const char *command = json_string_value(json_object_get(question, "cmd"));
+	json_t *answer;
+	char *text;
+	size_t size;
+
+	if (!command)
+		answer = json_pack("{sb ss}", "ok", 0, "error",
+				   "a question is one JSON object a line, with cmd");
+	else if (strcmp(command, "status") == 0)
+		answer = status(subject, uptime_ms);
+	else if (strcmp(command, "peers") == 0)
+		answer = peers(subject);
+	else if (strcmp(command, "routes") == 0)
+		answer = routes(subject);
+	else if (strcmp(command, "drops") == 0)
+		answer = drops(subject);
+	else
+		answer = json_pack("{sb ss}", "ok", 0, "error",
+				   "no such cmd; one of status, peers, routes, drops");
+	json_decref(question);
+	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
+	text = size ? malloc(size + 2) : NULL;
+	if (text) {
+		json_dumpb(answer, text, size, JSON_COMPACT);
+		text[size] = '\n';
+		text[size + 1] = '\0';
+	}
+	json_decref(answer);
+	return text;
+}
+
+/* Connections */
+
+static void free_admin(struct admin *admin)
+{
+	if (admin->stopped && admin->closed && admin->client_count == 0)
+		free(admin);
+}
+
+static void on_client_closed(uv_handle_t *handle)
+{
+	struct client *client = handle->data;
+	struct admin *admin = client->admin;
+
+	free(client->answer);
+	free(client);
+	admin->client_count--;
+	free_admin(admin);
+}
+
+static void close_client(struct client *client)
+{
+	if (uv_is_closing((uv_handle_t *)&client->pipe))
+		return;
+	cds_list_del(&client->node);
+	uv_close((uv_handle_t *)&client->pipe, on_client_closed);
+}
+
+static void serve(struct client *client);
+
+static void on_written(uv_write_t *write, int result)
+{
+	struct client *client = write->data;
+
+	free(client->answer);
+	client->answer = NULL;
+	if (result || client->last)
+		close_client(client);
+	else
+		serve(client);
+}
+
+static void write_answer(struct client *client, char *answer)
+{
+	uv_buf_t buffer;
+
+	client->answer = answer;
+	client->write.data = client;
+	if (!answer) {
+		close_client(client);
+		return;
+	}
+	buffer = uv_buf_init(answer, (unsigned int)strlen(answer));
+	if (uv_write(&client->write, (uv_stream_t *)&client->pipe, &buffer, 1, on_written))
+		close_client(client);
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
+{
+	struct client *client = handle->data;
+
+	*buffer = uv_buf_init(client->line + client->length,
+			      (unsigned int)(sizeof(client->line) - client->length));
+}
+
+static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer)
+{
+	struct client *client = stream->data;
+
+	if (length < 0) {
+		close_client(client);
+		return;
+	}
+	client->length += (size_t)length;
+	serve(client);
+}
+
+/* Answers the first line that is there, or reads on. One at a time, so that who doesn't read waits.
+ */
+static void serve(struct client *client)
+{
+	struct admin *admin = client->admin;
+	char *end = memchr(client->line, '\n', client->length);
+	char *answer;
+	size_t used;
+
+	if (!end && client->length < sizeof(client->line)) {
+		if (uv_read_start((uv_stream_t *)&client->pipe, on_alloc, on_read))
+			close_client(client);
+		return;
+	}
+	uv_read_stop((uv_stream_t *)&client->pipe);
+	if (!end) {
+		client->last = true;
+		write_answer(client, strdup("{\"ok\":false,\"error\":\"the line is too long\"}\n"));
+		return;
+	}
+	used = (size_t)(end - client->line) + 1;
+	answer = admin_answer(&admin->subject, uv_now(admin->loop) - admin->started_ms,
+			      client->line, used - 1);
+	client->length -= used;
+	memmove(client->line, client->line + used, client->length);
+	write_answer(client, answer);
+}
+
+static void on_connection(uv_stream_t *server, int status)
+{
+	struct admin *admin = server->data;
+	struct client *client = calloc(1, sizeof(*client));
+
+	if (status || !client) {
+		free(client);
+		return;
+	}
+	client->admin = admin;
+	client->pipe.data = client;
+	uv_pipe_init(admin->loop, &client->pipe, 0);
+	cds_list_add_tail(&client->node, &admin->clients);
+	admin->client_count++;
+	if (uv_accept(server, (uv_stream_t *)&client->pipe) || admin->client_count > CLIENTS_MAX)
+		close_client(client);
+	else
+		serve(client);
+}
+
+/* The socket */
+
+/* Makes the folder of `path`, and takes away a socket that nobody listens on. */
+static int make_way(const char *path, char *error)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	char folder[sizeof(address.sun_path)];
+	struct stat status;
+	char *slash;
+	int fd, result;
+
+	if (strlen(path) >= sizeof(address.sun_path)) {
+		snprintf(error, CONFIG_ERROR_MAX,
+			 "control.admin: %s: is too long; at most %zu bytes", path,
+			 sizeof(address.sun_path) - 1);
+		return -ENAMETOOLONG;
+	}
+	strcpy(address.sun_path, path);
+	strcpy(folder, path);
+	slash = strrchr(folder, '/');
+	if (slash && slash != folder) {
+		*slash = '\0';
+		if (mkdir(folder, 0755) && errno != EEXIST) {
+			result = -errno;
+			snprintf(error, CONFIG_ERROR_MAX, "control.admin: can't make %s: %s",
+				 folder, strerror(-result));
+			return result;
+		}
+	}
+	if (lstat(path, &status))
+		return 0; // not there; or bind() says why
+	if (!S_ISSOCK(status.st_mode)) {
+		snprintf(error, CONFIG_ERROR_MAX, "control.admin: %s: is there, and not a socket",
+			 path);
+		return -EEXIST;
+	}
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return 0;
+	result = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
+	close(fd);
+	if (result == 0 || result == -EAGAIN) {
+		snprintf(error, CONFIG_ERROR_MAX,
+			 "control.admin: %s: another process listens there; end it, or choose "
+			 "another path",
+			 path);
+		return -EADDRINUSE;
+	}
+	unlink(path);
+	return 0;
+}
+
+static void on_pipe_closed(uv_handle_t *handle)
+{
+	struct admin *admin = handle->data;
+
+	admin->closed = true;
+	free_admin(admin);
+}
+
+int admin_start(struct admin **out, uv_loop_t *loop, const struct admin_subject *subject,
+		char *error)
+{
+	const char *path = subject->config->control.admin;
+	struct admin *admin;
+	mode_t mask;
+	int result;
+
+	result = make_way(path, error);
+	if (result)
+		return result;
+	admin = calloc(1, sizeof(*admin));
+	if (!admin) {
+		snprintf(error, CONFIG_ERROR_MAX, "out of memory");
+		return -ENOMEM;
+	}
+	admin->subject = *subject;
+	admin->loop = loop;
+	admin->started_ms = uv_now(loop);
+	CDS_INIT_LIST_HEAD(&admin->clients);
+	uv_pipe_init(loop, &admin->pipe, 0);
+	admin->pipe.data = admin;
+	mask = umask(0117);
+	result = uv_pipe_bind(&admin->pipe, path);
+	umask(mask);
+	if (!result)
+		result = uv_listen((uv_stream_t *)&admin->pipe, BACKLOG, on_connection);
+	if (result) {
+		snprintf(error, CONFIG_ERROR_MAX, "control.admin: %s: %s", path, strerror(-result));
+		admin_stop(admin);
+		return result;
+	}
+	*out = admin;
+	return 0;
+}
+
+void admin_stop(struct admin *admin)
+{
+	struct client *client, *next;
+
+	admin->stopped = true;
+	cds_list_for_each_entry_safe (client, next, &admin->clients, node) {
+		close_client(client);
+	}
+	uv_close((uv_handle_t *)&admin->pipe, on_pipe_closed);
+}

@@ -1,0 +1,42 @@
+/*
+ * The admin socket: JSON lines on a UNIX socket, docs/operating.md. Control thread.
+ */
+#ifndef VIADUCT_ADMIN_H
+#define VIADUCT_ADMIN_H
+
+#include <uv.h>
+
+#include "config.h"
+#include "dataplane.h"
+#include "listener.h"
+#include "member.h"
+
+/* What there is to report about; must outlive the socket. */
+struct admin_subject {
+	const struct config *config;
+	const struct tls *tls;
+	const struct listener *listener;
+	const struct members *members;
+	struct dataplane *dataplane;
+};
+
+struct admin;
+
+/*
+ * Opens the socket, with the folder it is in. Returns 0, or a negative errno with one sentence in
+ * `error` (CONFIG_ERROR_MAX bytes).
+ */
+int admin_start(struct admin **admin, uv_loop_t *loop, const struct admin_subject *subject,
+		char *error);
+
+/* Closes it. All is freed when the loop has run its close callbacks. */
+void admin_stop(struct admin *admin);
+
+/*
+ * Answers a line of `length` bytes, without its LF. The answer, with its LF, is the caller's to
+ * free; NULL: no memory.
+ */
+char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, const char *line,
+		   size_t length);
+
+#endif

@@ -1,0 +1,577 @@
+#include "config.h"
+
+#include <cyaml/cyaml.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <yaml.h>
+
+#include "dataplane.h"
+#include "log.h"
+
+static const cyaml_strval_t drivers[] = {
+	{"auto", DATAPLANE_AUTO},
+	{"af_xdp", DATAPLANE_AF_XDP},
+	{"af_packet", DATAPLANE_AF_PACKET},
+};
+
+static const cyaml_strval_t pollings[] = {{"adaptive", CONFIG_ADAPTIVE}, {"busy", CONFIG_BUSY}};
+
+static const cyaml_strval_t aeads[] = {
+	{"auto", CONFIG_AEAD_AUTO},
+	{"ipsec_mb", CONFIG_AEAD_IPSEC_MB},
+	{"openssl", CONFIG_AEAD_OPENSSL},
+};
+
+static const cyaml_strval_t ciphers[] = {
+	{"aes-256-gcm", WIRE_AES_256_GCM},
+	{"chacha20-poly1305", WIRE_CHACHA20_POLY1305},
+};
+
+static const cyaml_strval_t levels[] = {
+	{"debug", LOG_DEBUG},
+	{"info", LOG_INFO},
+	{"warning", LOG_WARNING},
+	{"error", LOG_ERROR},
+};
+
+static const cyaml_schema_value_t address_value = {
+	CYAML_VALUE_STRING(CYAML_FLAG_DEFAULT, char[ADDRESS_TEXT], 1, ADDRESS_TEXT - 1)};
+static const cyaml_schema_value_t core_value = {CYAML_VALUE_INT(CYAML_FLAG_DEFAULT, int)};
+static const cyaml_schema_value_t cipher_value = {
+	CYAML_VALUE_ENUM(CYAML_FLAG_STRICT, int, ciphers, CYAML_ARRAY_LEN(ciphers))};
+
+#define TEXT(section, key, flags)                                                                  \
+	CYAML_FIELD_STRING(#key, CYAML_FLAG_##flags, struct config_##section, key, 1)
+#define NUMBER(section, key)                                                                       \
+	CYAML_FIELD_INT(#key, CYAML_FLAG_OPTIONAL, struct config_##section, key)
+#define CHOICE(section, key, names)                                                                \
+	CYAML_FIELD_ENUM(#key, CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT, struct config_##section,   \
+			 key, names, CYAML_ARRAY_LEN(names))
+#define LIST(section, key, entry, max)                                                             \
+	CYAML_FIELD_SEQUENCE(#key, CYAML_FLAG_OPTIONAL, struct config_##section, key, entry, 1, max)
+#define SECTION(section, flags)                                                                    \
+	CYAML_FIELD_MAPPING(#section, CYAML_FLAG_##flags, struct config, section, section##_fields)
+
+static const cyaml_schema_field_t tls_fields[] = {
+	TEXT(tls, certificate, DEFAULT),
+	TEXT(tls, key, DEFAULT),
+	TEXT(tls, ca, DEFAULT),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t control_fields[] = {
+	LIST(control, listen, &address_value, CONFIG_LISTEN_MAX),
+	TEXT(control, admin, OPTIONAL),
+	NUMBER(control, core),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t data_fields[] = {
+	TEXT(data, interface, DEFAULT),
+	CHOICE(data, driver, drivers),
+	NUMBER(data, port),
+	NUMBER(data, workers),
+	LIST(data, cores, &core_value, CONFIG_WORKERS_MAX),
+	CHOICE(data, polling, pollings),
+	NUMBER(data, mtu),
+	CHOICE(data, aead, aeads),
+	LIST(data, address, &address_value, CONFIG_ADDRESSES_MAX),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t session_fields[] = {
+	NUMBER(session, keepalive),
+	NUMBER(session, expiry),
+	NUMBER(session, rekey),
+	NUMBER(session, lanes_up),
+	NUMBER(session, key_records),
+	NUMBER(session, max),
+	LIST(session, ciphers, &cipher_value, CONFIG_CIPHERS_MAX),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t limits_fields[] = {
+	NUMBER(limits, hello_timeout),
+	NUMBER(limits, handshakes),
+	NUMBER(limits, takeovers_per_minute),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t log_fields[] = {
+	CHOICE(log, level, levels),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t config_fields[] = {
+	SECTION(tls, DEFAULT),     SECTION(control, OPTIONAL),
+	SECTION(data, DEFAULT),    SECTION(session, OPTIONAL),
+	SECTION(limits, OPTIONAL), SECTION(log, OPTIONAL),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t config_schema = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct config, config_fields)};
+
+/* What the schema can't say of numbers: their range, and what they are where they are left out. */
+static const struct limit {
+	const char *path;
+	size_t offset; // 0: a list's entries, which have no default
+	int min;
+	int max;
+	int otherwise;
+} limits[] = {
+#define LIMIT(section, key, min, max, otherwise)                                                   \
+	{                                                                                          \
+#section "." #key, offsetof(struct config, section.key), min, max, otherwise       \
+	}
+	LIMIT(control, core, -1, CPU_SETSIZE - 1, -1),
+	LIMIT(data, port, 1, 65535, 7740),
+	LIMIT(data, workers, 1, CONFIG_WORKERS_MAX, 1),
+	{"data.cores", 0, 0, CPU_SETSIZE - 1, 0},
+	LIMIT(data, mtu, WIRE_MTU_MIN, WIRE_MTU_MAX, WIRE_MTU_MIN),
+	LIMIT(session, keepalive, 1, 3600, 10),
+	LIMIT(session, expiry, 2, 86400, 30),
+	LIMIT(session, rekey, 1, 604800, 3600),
+	LIMIT(session, lanes_up, 1, WIRE_LANES_MAX, 4),
+	LIMIT(session, key_records, 64, WIRE_KEY_RECORDS, WIRE_KEY_RECORDS),
+	LIMIT(session, max, 1, WIRE_SLOTS / 2, 20000),
+	LIMIT(limits, hello_timeout, 1, 60, 5),
+	LIMIT(limits, handshakes, 1, 10000, 256),
+	LIMIT(limits, takeovers_per_minute, 1, 60000, 6),
+	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
+};
+
+static bool is_listen(const char *text)
+{
+	struct sockaddr_storage address;
+
+	return address_parse(&address, text) != 0;
+}
+
+/* And of texts. */
+static const struct form {
+	const char *path;
+	bool (*good)(const char *text);
+	const char *allowed;
+} forms[] = {
+	{"control.listen", is_listen, "an address such as 0.0.0.0:7740 or [::]:7740"},
+	{"data.address", address_is_ip, "an IP address"},
+};
+
+enum { PATH_TEXT = 128 };
+
+struct check {
+	yaml_document_t document;
+	char *error;
+};
+
+static int complain(struct check *check, const yaml_node_t *node, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static int complain(struct check *check, const yaml_node_t *node, const char *format, ...)
+{
+	va_list values;
+	int length;
+
+	length = snprintf(check->error, CONFIG_ERROR_MAX, "%zu:%zu: ", node->start_mark.line + 1,
+			  node->start_mark.column + 1);
+	va_start(values, format);
+	vsnprintf(check->error + length, CONFIG_ERROR_MAX - (size_t)length, format, values);
+	va_end(values);
+	// the file's text may hold anything, and this goes to a terminal
+	for (char *c = check->error; *c; c++) {
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';
+	}
+	return -EINVAL;
+}
+
+static const char *scalar(const yaml_node_t *node)
+{
+	return (const char *)node->data.scalar.value;
+}
+
+/* Whether the node is text without a NUL in it. */
+static bool is_text(const yaml_node_t *node)
+{
+	return node->type == YAML_SCALAR_NODE && strlen(scalar(node)) == node->data.scalar.length;
+}
+
+/* Whole decimal numbers as people write them, so that libcyaml reads the same. */
+static bool is_number(const char *text, int *number)
+{
+	const char *digits = text + (*text == '-');
+	char *end;
+	long value;
+
+	if (*digits < '0' || *digits > '9' || (*digits == '0' && digits[1]))
+		return false;
+	errno = 0;
+	value = strtol(text, &end, 10);
+	if (errno || *end || value < INT32_MIN || value > INT32_MAX)
+		return false;
+	*number = (int)value;
+	return true;
+}
+
+static int check_number(struct check *check, const yaml_node_t *node, const char *path)
+{
+	const struct limit *limit = limits;
+	int number;
+
+	while (strcmp(limit->path, path) != 0)
+		limit++;
+	if (!is_text(node))
+		return complain(check, node, "%s: must be a whole number from %d to %d", path,
+				limit->min, limit->max);
+	if (!is_number(scalar(node), &number) || number < limit->min || number > limit->max)
+		return complain(check, node,
+				"%s: %.40s is not allowed; a whole number from %d to %d", path,
+				scalar(node), limit->min, limit->max);
+	return 0;
+}
+
+static int check_text(struct check *check, const cyaml_schema_value_t *schema,
+		      const yaml_node_t *node, const char *path)
+{
+	if (!is_text(node))
+		return complain(check, node, "%s: must be text", path);
+	if (node->data.scalar.length < schema->string.min)
+		return complain(check, node, "%s: must not be empty", path);
+	if (node->data.scalar.length > schema->string.max)
+		return complain(check, node, "%s: is too long; at most %u bytes", path,
+				schema->string.max);
+	for (size_t i = 0; i < CYAML_ARRAY_LEN(forms); i++) {
+		if (strcmp(forms[i].path, path) == 0 && !forms[i].good(scalar(node)))
+			return complain(check, node, "%s: %.40s is not allowed; %s", path,
+					scalar(node), forms[i].allowed);
+	}
+	return 0;
+}
+
+/* Adds `name` to a list such as "a, b, c" in `text` of PATH_TEXT bytes. */
+static void enumerate(char *text, const char *name)
+{
+	size_t length = strlen(text);
+
+	snprintf(text + length, PATH_TEXT - length, "%s%s", length ? ", " : "", name);
+}
+
+static int check_choice(struct check *check, const cyaml_schema_value_t *schema,
+			const yaml_node_t *node, const char *path)
+{
+	char names[PATH_TEXT] = "";
+
+	for (uint32_t i = 0; i < schema->enumeration.count; i++) {
+		const char *name = schema->enumeration.strings[i].str;
+
+		if (is_text(node) && strcmp(scalar(node), name) == 0)
+			return 0;
+		enumerate(names, name);
+	}
+	return complain(check, node, "%s: %.40s is not allowed; one of %s", path,
+			is_text(node) ? scalar(node) : "this", names);
+}
+
+static int check_value(struct check *check, const cyaml_schema_value_t *schema,
+		       const yaml_node_t *node, const char *path);
+
+static int check_list(struct check *check, const cyaml_schema_value_t *schema,
+		      const yaml_node_t *node, const char *path)
+{
+	uint32_t count = 0;
+	int result = 0;
+
+	if (node->type != YAML_SEQUENCE_NODE)
+		return complain(check, node, "%s: must be a list", path);
+	for (const yaml_node_item_t *item = node->data.sequence.items.start;
+	     item < node->data.sequence.items.top && !result; item++) {
+		const yaml_node_t *entry = yaml_document_get_node(&check->document, *item);
+
+		if (++count > schema->sequence.max)
+			return complain(check, entry, "%s: too many; at most %u", path,
+					schema->sequence.max);
+		result = check_value(check, schema->sequence.entry, entry, path);
+	}
+	if (!result && count < schema->sequence.min)
+		return complain(check, node, "%s: must not be empty", path);
+	return result;
+}
+
+/* The value of a mapping's key; with `twice` set if there is another one behind. */
+static const yaml_node_t *find(struct check *check, const yaml_node_t *mapping, const char *key,
+			       const yaml_node_t **twice)
+{
+	const yaml_node_t *found = NULL;
+
+	for (const yaml_node_pair_t *pair = mapping->data.mapping.pairs.start;
+	     pair < mapping->data.mapping.pairs.top; pair++) {
+		const yaml_node_t *name = yaml_document_get_node(&check->document, pair->key);
+
+		if (!is_text(name) || strcmp(scalar(name), key) != 0)
+			continue;
+		if (found) {
+			*twice = name;
+			break;
+		}
+		found = yaml_document_get_node(&check->document, pair->value);
+	}
+	return found;
+}
+
+static int check_keys(struct check *check, const cyaml_schema_field_t *fields,
+		      const yaml_node_t *mapping, const char *path)
+{
+	char names[PATH_TEXT] = "";
+
+	for (const cyaml_schema_field_t *field = fields; field->key; field++)
+		enumerate(names, field->key);
+	for (const yaml_node_pair_t *pair = mapping->data.mapping.pairs.start;
+	     pair < mapping->data.mapping.pairs.top; pair++) {
+		const yaml_node_t *key = yaml_document_get_node(&check->document, pair->key);
+		const cyaml_schema_field_t *field = fields;
+
+		while (field->key && (!is_text(key) || strcmp(scalar(key), field->key) != 0))
+			field++;
+		if (!field->key)
+			return complain(check, key, "%s%s%.40s: unknown; one of %s", path,
+					*path ? "." : "", is_text(key) ? scalar(key) : "this",
+					names);
+	}
+	return 0;
+}
+
+static int check_mapping(struct check *check, const cyaml_schema_value_t *schema,
+			 const yaml_node_t *node, const char *path)
+{
+	const cyaml_schema_field_t *field = schema->mapping.fields;
+	int result;
+
+	if (node->type != YAML_MAPPING_NODE)
+		return complain(check, node, "%s: must be a section with settings in it",
+				*path ? path : "the file");
+	result = check_keys(check, field, node, path);
+	for (; field->key && !result; field++) {
+		const yaml_node_t *twice = NULL;
+		const yaml_node_t *value = find(check, node, field->key, &twice);
+		char name[PATH_TEXT];
+
+		snprintf(name, sizeof(name), "%s%s%s", path, *path ? "." : "", field->key);
+		if (twice)
+			result = complain(check, twice, "%s: is there twice", name);
+		else if (value)
+			result = check_value(check, &field->value, value, name);
+		else if (!(field->value.flags & CYAML_FLAG_OPTIONAL))
+			result = complain(check, node, "%s: is missing", name);
+	}
+	return result;
+}
+
+static int check_value(struct check *check, const cyaml_schema_value_t *schema,
+		       const yaml_node_t *node, const char *path)
+{
+	switch (schema->type) {
+	case CYAML_MAPPING:
+		return check_mapping(check, schema, node, path);
+	case CYAML_SEQUENCE:
+		return check_list(check, schema, node, path);
+	case CYAML_ENUM:
+		return check_choice(check, schema, node, path);
+	case CYAML_STRING:
+		return check_text(check, schema, node, path);
+	default:
+		return check_number(check, node, path);
+	}
+}
+
+/* The node of "section.key", or NULL. */
+static const yaml_node_t *find_path(struct check *check, const char *path)
+{
+	const yaml_node_t *node = yaml_document_get_root_node(&check->document);
+	const yaml_node_t *twice;
+	char section[PATH_TEXT];
+	const char *key = strchr(path, '.') + 1;
+
+	snprintf(section, sizeof(section), "%.*s", (int)(key - 1 - path), path);
+	node = find(check, node, section, &twice);
+	return node ? find(check, node, key, &twice) : NULL;
+}
+
+static void fill_defaults(struct check *check, struct config *config)
+{
+	for (size_t i = 0; i < CYAML_ARRAY_LEN(limits); i++) {
+		if (limits[i].offset && !find_path(check, limits[i].path))
+			memcpy((char *)config + limits[i].offset, &limits[i].otherwise,
+			       sizeof(limits[i].otherwise));
+	}
+	if (!config->control.listen_count) {
+		config->control.listen_count = 2;
+		strcpy(config->control.listen[0], "0.0.0.0:7740");
+		strcpy(config->control.listen[1], "[::]:7740");
+	}
+	if (!*config->control.admin)
+		strcpy(config->control.admin, "/run/viaduct/viaduct.sock");
+	if (!config->session.ciphers_count) {
+		config->session.ciphers_count = 2;
+		config->session.ciphers[0] = WIRE_AES_256_GCM;
+		config->session.ciphers[1] = WIRE_CHACHA20_POLY1305;
+	}
+}
+
+/* What concerns two settings at once. */
+static int check_together(struct check *check, const struct config *config)
+{
+	const yaml_node_t *node;
+
+	if (config->data.cores_count && (int)config->data.cores_count != config->data.workers) {
+		node = find_path(check, "data.cores");
+		return complain(check, node, "data.cores: must name %d, one a worker",
+				config->data.workers);
+	}
+	if (config->session.expiry <= config->session.keepalive) {
+		node = find_path(check, "session.expiry");
+		if (!node)
+			node = find_path(check, "session.keepalive");
+		return complain(
+			check, node,
+			"session.expiry: %d s is not allowed; more than session.keepalive, %d s",
+			config->session.expiry, config->session.keepalive);
+	}
+	return 0;
+}
+
+/* Reads the one document that there must be; on success it is the caller's to delete. */
+static int load_document(struct check *check, const uint8_t *text, size_t length)
+{
+	yaml_parser_t parser;
+	yaml_document_t second;
+	const yaml_node_t *root;
+	int result = -EINVAL;
+
+	if (!yaml_parser_initialize(&parser)) {
+		snprintf(check->error, CONFIG_ERROR_MAX, "1:1: out of memory");
+		return -ENOMEM;
+	}
+	yaml_parser_set_input_string(&parser, text, length);
+	if (!yaml_parser_load(&parser, &check->document))
+		goto bad_yaml;
+	root = yaml_document_get_root_node(&check->document);
+	if (!root) {
+		snprintf(check->error, CONFIG_ERROR_MAX, "1:1: the file is empty");
+		goto out;
+	}
+	if (!yaml_parser_load(&parser, &second))
+		goto bad_yaml_document;
+	if (yaml_document_get_root_node(&second)) {
+		complain(check, yaml_document_get_root_node(&second), "a second document");
+		yaml_document_delete(&second);
+		goto out;
+	}
+	yaml_document_delete(&second);
+	yaml_parser_delete(&parser);
+	return 0;
+bad_yaml_document:
+	yaml_document_delete(&check->document);
+bad_yaml:
+	snprintf(check->error, CONFIG_ERROR_MAX, "%zu:%zu: this is not YAML: %s",
+		 parser.problem_mark.line + 1, parser.problem_mark.column + 1,
+		 parser.problem ? parser.problem : "out of memory");
+	yaml_parser_delete(&parser);
+	return result;
+out:
+	yaml_document_delete(&check->document);
+	yaml_parser_delete(&parser);
+	return result;
+}
+
+int config_parse(const uint8_t *text, size_t length, struct config *config, char *error)
+{
+	static const cyaml_config_t cyaml = {.mem_fn = cyaml_mem, .flags = CYAML_CFG_NO_ALIAS};
+	struct check check = {.error = error};
+	struct config *loaded = NULL;
+	cyaml_err_t failure;
+	int result;
+
+	result = load_document(&check, text, length);
+	if (result)
+		return result;
+	result = check_mapping(&check, &config_schema, yaml_document_get_root_node(&check.document),
+			       "");
+	if (result)
+		goto out;
+	failure = cyaml_load_data(text, length, &cyaml, &config_schema, (cyaml_data_t **)&loaded,
+				  NULL);
+	if (failure) {
+		snprintf(error, CONFIG_ERROR_MAX, "1:1: %s", cyaml_strerror(failure));
+		result = failure == CYAML_ERR_OOM ? -ENOMEM : -EINVAL;
+		goto out;
+	}
+	*config = *loaded;
+	cyaml_free(&cyaml, &config_schema, loaded, 0);
+	fill_defaults(&check, config);
+	result = check_together(&check, config);
+out:
+	yaml_document_delete(&check.document);
+	return result;
+}
+
+/* Makes a path relative to the folder of `file`. */
+static int resolve(const char *file, char path[CONFIG_PATH_MAX])
+{
+	const char *slash = strrchr(file, '/');
+	size_t folder = slash ? (size_t)(slash - file) + 1 : 0;
+	size_t length = strlen(path) + 1;
+
+	if (path[0] == '/')
+		return 0;
+	if (folder + length > CONFIG_PATH_MAX)
+		return -ENAMETOOLONG;
+	memmove(path + folder, path, length);
+	memcpy(path, file, folder);
+	return 0;
+}
+
+int config_load(const char *file, struct config *config, char *error)
+{
+	enum { FILE_MAX = 1 << 20 };
+	char detail[CONFIG_ERROR_MAX];
+	uint8_t *text = malloc(FILE_MAX);
+	FILE *stream = NULL;
+	size_t length;
+	int result = -ENOMEM;
+
+	if (!text) {
+		snprintf(error, CONFIG_ERROR_MAX, "%.512s: out of memory", file);
+		goto out;
+	}
+	errno = 0;
+	stream = fopen(file, "re");
+	length = stream ? fread(text, 1, FILE_MAX, stream) : 0;
+	if (!stream || ferror(stream)) {
+		result = errno ? -errno : -EIO;
+		snprintf(error, CONFIG_ERROR_MAX, "%.512s: %s", file, strerror(-result));
+		goto out;
+	}
+	if (length == FILE_MAX) {
+		result = -EFBIG;
+		snprintf(error, CONFIG_ERROR_MAX, "%.512s: is too large; less than 1 MiB", file);
+		goto out;
+	}
+	result = config_parse(text, length, config, detail);
+	if (result) {
+		snprintf(error, CONFIG_ERROR_MAX, "%.512s:%.1000s", file, detail);
+		goto out;
+	}
+	if (resolve(file, config->tls.certificate) || resolve(file, config->tls.key) ||
+	    resolve(file, config->tls.ca) || resolve(file, config->control.admin)) {
+		result = -ENAMETOOLONG;
+		snprintf(error, CONFIG_ERROR_MAX, "%.512s: a path in it is too long", file);
+	}
+out:
+	if (stream)
+		fclose(stream);
+	free(text);
+	return result;
+}

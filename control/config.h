@@ -1,0 +1,92 @@
+/*
+ * The configuration: one YAML file. Every setting has its line in the schema in config.c.
+ */
+#ifndef VIADUCT_CONFIG_H
+#define VIADUCT_CONFIG_H
+
+#include <net/if.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/un.h>
+
+#include "address.h"
+
+enum {
+	CONFIG_PATH_MAX = 1024, // with the NUL
+	CONFIG_LISTEN_MAX = 8,
+	CONFIG_ADDRESSES_MAX = 8,
+	CONFIG_CIPHERS_MAX = 2,
+	CONFIG_WORKERS_MAX = 8,
+	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
+};
+
+enum config_aead {
+	CONFIG_AEAD_AUTO,
+	CONFIG_AEAD_IPSEC_MB,
+	CONFIG_AEAD_OPENSSL,
+};
+
+enum config_polling {
+	CONFIG_ADAPTIVE,
+	CONFIG_BUSY,
+};
+
+/* Checked, and complete: what the file leaves out has its default. Enums are kept as int. */
+struct config {
+	struct config_tls {
+		char certificate[CONFIG_PATH_MAX];
+		char key[CONFIG_PATH_MAX];
+		char ca[CONFIG_PATH_MAX];
+	} tls;
+	struct config_control {
+		char listen[CONFIG_LISTEN_MAX][ADDRESS_TEXT]; // IP:port
+		uint32_t listen_count;
+		char admin[CONFIG_PATH_MAX]; // UNIX socket
+		int core;                    // -1: chosen by placement
+	} control;
+	struct config_data {
+		char interface[IFNAMSIZ];
+		int driver; // enum dataplane_driver
+		int port;
+		int workers;
+		int cores[CONFIG_WORKERS_MAX];
+		uint32_t cores_count; // 0: chosen by placement
+		int polling;          // enum config_polling
+		int mtu;
+		int aead;                                         // enum config_aead
+		char address[CONFIG_ADDRESSES_MAX][ADDRESS_TEXT]; // IPs to tell peers
+		uint32_t address_count; // 0: where the peer's TLS connection came to
+	} data;
+	struct config_session {
+		int keepalive; // s
+		int expiry;    // s
+		int rekey;     // s
+		int lanes_up;
+		int key_records;
+		int max;
+		int ciphers[CONFIG_CIPHERS_MAX]; // enum wire_aead
+		uint32_t ciphers_count;
+	} session;
+	struct config_limits {
+		int hello_timeout; // s
+		int handshakes;
+		int takeovers_per_minute;
+	} limits;
+	struct config_log {
+		int level; // enum log_level
+	} log;
+};
+
+/*
+ * Reads a configuration's text. Pure. Returns 0, or -EINVAL with "LINE:COLUMN: what is wrong" in
+ * `error` (CONFIG_ERROR_MAX bytes), or -ENOMEM with a text as well.
+ */
+int config_parse(const uint8_t *text, size_t length, struct config *config, char *error);
+
+/*
+ * Reads a file, with paths in it relative to its folder. Returns 0, or a negative errno with
+ * "FILE:LINE:COLUMN: …" or "FILE: …" in `error` (CONFIG_ERROR_MAX bytes).
+ */
+int config_load(const char *file, struct config *config, char *error);
+
+#endif

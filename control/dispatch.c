@@ -1,0 +1,172 @@
+#include "dispatch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "requests.h"
+
+enum {
+	TICK_MS = 10, // workers that stay awake don't wake us
+	SWEEP_MS = 1000,
+	BATCH = 32,
+	BATCHES = 64,        // a tick; then others get their turn
+	WAITING_MAX = 16384, // messages; peers ask again for what is dropped
+};
+
+struct waiting {
+	struct cds_list_head node;
+	struct forward_command command;
+};
+
+struct dispatch {
+	struct dataplane *dataplane;
+	struct members *members;
+	uv_timer_t tick;
+	uv_timer_t sweep;
+	uv_poll_t wake;
+	int handles; // not yet closed
+	struct cds_list_head waiting;
+	unsigned int waiting_count;
+	struct forward_event events[BATCH];
+};
+
+static size_t command_size(const struct forward_command *command)
+{
+	return offsetof(struct forward_command, payload) + command->payload_length;
+}
+
+void dispatch_send(void *arg, const struct forward_command *command)
+{
+	struct dispatch *dispatch = arg;
+	struct waiting *waiting;
+
+	// in order
+	if (!dispatch->waiting_count && !dataplane_send(dispatch->dataplane, command))
+		return;
+	waiting = dispatch->waiting_count < WAITING_MAX
+			  ? malloc(offsetof(struct waiting, command) + sizeof(*command))
+			  : NULL;
+	if (!waiting) {
+		log_debug("message dropped", "index=%u reason=%s", command->index,
+			  "the workers are too far behind");
+		return;
+	}
+	memcpy(&waiting->command, command, command_size(command));
+	cds_list_add_tail(&waiting->node, &dispatch->waiting);
+	dispatch->waiting_count++;
+}
+
+static void send_waiting(struct dispatch *dispatch)
+{
+	struct waiting *waiting, *next;
+
+	cds_list_for_each_entry_safe (waiting, next, &dispatch->waiting, node) {
+		if (dataplane_send(dispatch->dataplane, &waiting->command) == -EAGAIN)
+			break;
+		cds_list_del(&waiting->node);
+		dispatch->waiting_count--;
+		free(waiting);
+	}
+}
+
+unsigned int dispatch_waiting(const struct dispatch *dispatch)
+{
+	return dispatch->waiting_count;
+}
+
+static void take_events(struct dispatch *dispatch)
+{
+	uint64_t now_ms = dataplane_now_ms();
+	unsigned int n = BATCH;
+
+	for (int batch = 0; batch < BATCHES && n == BATCH; batch++) {
+		n = dataplane_events(dispatch->dataplane, dispatch->events, BATCH);
+		for (unsigned int i = 0; i < n; i++) {
+			const struct forward_event *event = &dispatch->events[i];
+
+			if (event->type == FORWARD_EVENT_CONTROL)
+				request_handle(dispatch->members, event, now_ms);
+			else
+				member_event(dispatch->members, event, now_ms);
+		}
+	}
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+	struct dispatch *dispatch = timer->data;
+
+	send_waiting(dispatch);
+	take_events(dispatch);
+	members_tick(dispatch->members, dataplane_now_ms());
+}
+
+static void on_sweep(uv_timer_t *timer)
+{
+	struct dispatch *dispatch = timer->data;
+
+	members_sweep(dispatch->members, dataplane_now_ms());
+}
+
+static void on_wake(uv_poll_t *poll, int status, int events)
+{
+	struct dispatch *dispatch = poll->data;
+	uint64_t count;
+
+	if (read(dataplane_event_fd(dispatch->dataplane), &count, sizeof(count)) < 0 &&
+	    errno != EAGAIN)
+		log_error("no wake-ups", "reason=%s", strerror(errno));
+	take_events(dispatch);
+}
+
+int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dataplane,
+		   struct members *members)
+{
+	struct dispatch *dispatch = calloc(1, sizeof(*dispatch));
+	int result;
+
+	if (!dispatch)
+		return -ENOMEM;
+	dispatch->dataplane = dataplane;
+	dispatch->members = members;
+	CDS_INIT_LIST_HEAD(&dispatch->waiting);
+	result = uv_poll_init(loop, &dispatch->wake, dataplane_event_fd(dataplane));
+	if (result) {
+		free(dispatch);
+		return result;
+	}
+	uv_timer_init(loop, &dispatch->tick);
+	uv_timer_init(loop, &dispatch->sweep);
+	dispatch->handles = 3;
+	dispatch->wake.data = dispatch;
+	dispatch->tick.data = dispatch;
+	dispatch->sweep.data = dispatch;
+	uv_poll_start(&dispatch->wake, UV_READABLE, on_wake);
+	uv_timer_start(&dispatch->tick, on_tick, TICK_MS, TICK_MS);
+	uv_timer_start(&dispatch->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
+	*out = dispatch;
+	return 0;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+	struct dispatch *dispatch = handle->data;
+
+	if (--dispatch->handles)
+		return;
+	free(dispatch);
+}
+
+void dispatch_stop(struct dispatch *dispatch)
+{
+	struct waiting *waiting, *next;
+
+	cds_list_for_each_entry_safe (waiting, next, &dispatch->waiting, node) {
+		free(waiting);
+	}
+	uv_close((uv_handle_t *)&dispatch->wake, on_closed);
+	uv_close((uv_handle_t *)&dispatch->tick, on_closed);
+	uv_close((uv_handle_t *)&dispatch->sweep, on_closed);
+}

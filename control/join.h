@@ -1,0 +1,20 @@
+/*
+ * Answers hellos: from a TLS connection and a line to a member's session. Control thread.
+ */
+#ifndef VIADUCT_JOIN_H
+#define VIADUCT_JOIN_H
+
+#include "listener.h"
+#include "member.h"
+
+struct join {
+	const struct config *config;
+	struct tls *tls;
+	struct members *members;
+};
+
+/* listener_config's `answer`; `arg` is the struct join. */
+size_t join_answer(void *arg, const struct listener_hello *hello, char answer[WIRE_LINE_MAX],
+		   bool *welcome);
+
+#endif

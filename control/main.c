@@ -1,0 +1,428 @@
+/*
+ * viaductd: starts what there is, in order, runs the event loop, and stops it in reverse.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <openssl/rand.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "admin.h"
+#include "config.h"
+#include "dataplane.h"
+#include "dispatch.h"
+#include "join.h"
+#include "listener.h"
+#include "log.h"
+#include "member.h"
+#include "placement.h"
+#include "tls.h"
+
+enum {
+	EXIT_USAGE = 2,
+	GOODBYE_MS = 500, // at most, for the last words to leave
+	GOODBYE_REST_MS = 50,
+};
+
+#define CONFIG_FILE "/etc/viaduct/viaductd.yaml"
+
+static struct viaductd {
+	struct config config;
+	struct placement placement;
+	struct tls tls;
+	const struct aead_ops *aead;
+	struct call_rcu_data *reclaimer;
+	uv_loop_t loop;
+	uv_signal_t signals[2];
+	struct members members;
+	struct dataplane *dataplane;
+	struct dispatch *dispatch;
+	struct join join;
+	struct listener *listener;
+	struct admin *admin;
+	bool over;
+	char error[CONFIG_ERROR_MAX]; // why a step has failed, if not for want of memory
+} viaductd;
+
+/* Runs what is ready, and waits for more, unless `wait` is false. */
+static void turn(struct viaductd *v, bool wait)
+{
+	struct pollfd backend = {.fd = uv_backend_fd(&v->loop), .events = POLLIN};
+
+	// waiting is done here and not in libuv, so that nobody waits for us meanwhile
+	rcu_thread_offline();
+	poll(&backend, 1, wait ? uv_backend_timeout(&v->loop) : 0);
+	rcu_thread_online();
+	uv_run(&v->loop, UV_RUN_NOWAIT);
+}
+
+/* Steps */
+
+/* Each peer that joins needs a descriptor while it does. */
+static int limits_start(struct viaductd *v)
+{
+	struct rlimit files;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (!getrlimit(RLIMIT_NOFILE, &files)) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	return 0;
+}
+
+static int placement_start(struct viaductd *v)
+{
+	return placement_make(&v->placement, &v->config, v->error);
+}
+
+static int tls_start(struct viaductd *v)
+{
+	return tls_init(&v->tls, &v->config, v->error);
+}
+
+static void tls_stop(struct viaductd *v)
+{
+	tls_fini(&v->tls);
+}
+
+static int rcu_start(struct viaductd *v)
+{
+	rcu_register_thread();
+	v->reclaimer = create_call_rcu_data(0, v->placement.control);
+	if (!v->reclaimer)
+		return -ENOMEM;
+	set_thread_call_rcu_data(v->reclaimer);
+	return 0;
+}
+
+static void rcu_stop(struct viaductd *v)
+{
+	rcu_thread_offline();
+	rcu_barrier();
+	rcu_thread_online();
+	set_thread_call_rcu_data(NULL);
+	call_rcu_data_free(v->reclaimer);
+	rcu_unregister_thread();
+}
+
+static int loop_start(struct viaductd *v)
+{
+	return uv_loop_init(&v->loop);
+}
+
+static void loop_stop(struct viaductd *v)
+{
+	while (uv_loop_alive(&v->loop))
+		turn(v, true);
+	uv_loop_close(&v->loop);
+}
+
+static int aead_start(struct viaductd *v)
+{
+	static const char *const names[] = {
+		[CONFIG_AEAD_IPSEC_MB] = "ipsec_mb",
+		[CONFIG_AEAD_OPENSSL] = "openssl",
+	};
+	int chosen = v->config.data.aead;
+
+	v->aead = chosen == CONFIG_AEAD_AUTO ? dataplane_aead_default()
+					     : dataplane_aead(names[chosen]);
+	if (v->aead)
+		return 0;
+	snprintf(v->error, sizeof(v->error),
+		 "data.aead: %s doesn't work on this machine; choose auto", names[chosen]);
+	return -ENOTSUP;
+}
+
+static int members_start(struct viaductd *v)
+{
+	const struct config *config = &v->config;
+	struct member_config member = {
+		.max = (unsigned int)config->session.max,
+		.lanes_up = (unsigned int)config->session.lanes_up,
+		.lanes_down = (unsigned int)config->data.workers,
+		.mtu = (unsigned int)config->data.mtu,
+		.expiry_ms = (unsigned int)config->session.expiry * 1000,
+		.takeovers_per_minute = (unsigned int)config->limits.takeovers_per_minute,
+		.key_records = (uint32_t)config->session.key_records,
+		.relay = v->tls.relay.id,
+		.aead = v->aead,
+		.send = dispatch_send,
+	};
+	uint8_t secret[32];
+
+	if (RAND_bytes(secret, sizeof(secret)) != 1)
+		return -EIO;
+	return members_init(&v->members, &member, secret);
+}
+
+static void members_stop(struct viaductd *v)
+{
+	members_fini(&v->members);
+}
+
+static int listener_begin(struct viaductd *v)
+{
+	struct listener_config config = {
+		.tls = &v->tls,
+		.addresses = v->config.control.listen,
+		.address_count = v->config.control.listen_count,
+		.timeout_ms = (unsigned int)v->config.limits.hello_timeout * 1000,
+		.handshakes = (unsigned int)v->config.limits.handshakes,
+		.answer = join_answer,
+		.arg = &v->join,
+	};
+
+	v->join.config = &v->config;
+	v->join.tls = &v->tls;
+	v->join.members = &v->members;
+	return listener_start(&v->listener, &v->loop, &config, v->error);
+}
+
+static void listener_end(struct viaductd *v)
+{
+	listener_stop(v->listener);
+}
+
+static void log_dataplane(int level, const char *text)
+{
+	log_text((enum log_level)level, text);
+}
+
+static int dataplane_begin(struct viaductd *v)
+{
+	const struct config *config = &v->config;
+	struct dataplane_config dataplane = {
+		.interface = config->data.interface,
+		.driver = (enum dataplane_driver)config->data.driver,
+		.port = (uint16_t)config->data.port,
+		.workers = (unsigned int)config->data.workers,
+		.control_core = v->placement.control,
+		.busy = config->data.polling == CONFIG_BUSY,
+		.mtu = (uint16_t)config->data.mtu,
+		.sessions = v->members.sessions,
+		.routes = &v->members.routes,
+		.aead = v->aead,
+		.relay = v->tls.relay.id,
+	};
+
+	memcpy(dataplane.cores, v->placement.workers, sizeof(dataplane.cores));
+	return dataplane_start(&v->dataplane, &dataplane, log_dataplane, v->error);
+}
+
+static void dataplane_end(struct viaductd *v)
+{
+	dataplane_stop(v->dataplane);
+}
+
+static int dispatch_begin(struct viaductd *v)
+{
+	int result = dispatch_start(&v->dispatch, &v->loop, v->dataplane, &v->members);
+
+	v->members.config.arg = v->dispatch;
+	return result;
+}
+
+static void dispatch_end(struct viaductd *v)
+{
+	dispatch_stop(v->dispatch);
+}
+
+static int admin_begin(struct viaductd *v)
+{
+	struct admin_subject subject = {
+		.config = &v->config,
+		.tls = &v->tls,
+		.listener = v->listener,
+		.members = &v->members,
+		.dataplane = v->dataplane,
+	};
+
+	return admin_start(&v->admin, &v->loop, &subject, v->error);
+}
+
+static void admin_end(struct viaductd *v)
+{
+	admin_stop(v->admin);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+	struct viaductd *v = handle->data;
+
+	log_info("stopping", "signal=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
+	v->over = true;
+}
+
+static int signals_start(struct viaductd *v)
+{
+	static const int numbers[] = {SIGTERM, SIGINT};
+
+	for (int i = 0; i < 2; i++) {
+		uv_signal_init(&v->loop, &v->signals[i]);
+		v->signals[i].data = v;
+		uv_signal_start(&v->signals[i], on_signal, numbers[i]);
+	}
+	return 0;
+}
+
+static void signals_stop(struct viaductd *v)
+{
+	for (int i = 0; i < 2; i++)
+		uv_close((uv_handle_t *)&v->signals[i], NULL);
+}
+
+/* In this order at the start, in reverse at the end. */
+static const struct step {
+	const char *name;
+	int (*start)(struct viaductd *v);
+	void (*stop)(struct viaductd *v); // NULL: nothing to do
+} steps[] = {
+	{"limits", limits_start, NULL},
+	{"placement", placement_start, NULL},
+	{"TLS", tls_start, tls_stop},
+	{"RCU", rcu_start, rcu_stop},
+	{"AEAD", aead_start, NULL},
+	{"members", members_start, members_stop},
+	{"event loop", loop_start, loop_stop},
+	{"signals", signals_start, signals_stop},
+	{"listener", listener_begin, listener_end},
+	{"dataplane", dataplane_begin, dataplane_end},
+	{"dispatch", dispatch_begin, dispatch_end},
+	{"admin socket", admin_begin, admin_end},
+};
+
+enum { STEPS = sizeof(steps) / sizeof(steps[0]) };
+
+/* Tells the peers, and gives the workers the time to pass it on. */
+static void say_goodbye(struct viaductd *v)
+{
+	uint64_t begin, now;
+
+	members_say_closing(&v->members);
+	uv_update_time(&v->loop);
+	begin = uv_now(&v->loop);
+	do {
+		turn(v, true);
+		now = uv_now(&v->loop) - begin;
+	} while (now < GOODBYE_REST_MS || (now < GOODBYE_MS && dispatch_waiting(v->dispatch)));
+}
+
+static int run(struct viaductd *v)
+{
+	int started = 0, result = 0;
+
+	while (started < STEPS && !result) {
+		result = steps[started].start(v);
+		if (!result)
+			started++;
+	}
+	if (result) {
+		if (!*v->error)
+			snprintf(v->error, sizeof(v->error), "%s: %s", steps[started].name,
+				 strerror(-result));
+		log_error("can't start", "reason=%s", v->error);
+	} else {
+		log_info("ready", "driver=%s interface=%s workers=%d huge_pages=%s name=%s pid=%d",
+			 dataplane_driver_name(dataplane_driver(v->dataplane)),
+			 v->config.data.interface, v->config.data.workers,
+			 dataplane_huge_pages(v->dataplane) ? "yes" : "no", v->tls.relay.name,
+			 (int)getpid());
+		while (!v->over)
+			turn(v, true);
+		say_goodbye(v);
+	}
+	while (started-- > 0) {
+		if (steps[started].stop)
+			steps[started].stop(v);
+	}
+	if (!result)
+		log_info("stopped", "pid=%d", (int)getpid());
+	return result ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* Command line */
+
+static int check(struct viaductd *v, const char *file)
+{
+	if (tls_init(&v->tls, &v->config, v->error)) {
+		fprintf(stderr, "%s: %s\n", file, v->error);
+		return EXIT_FAILURE;
+	}
+	tls_fini(&v->tls);
+	printf("%s: ok\n", file);
+	return EXIT_SUCCESS;
+}
+
+static void print_usage(FILE *out)
+{
+	fputs("Usage: viaductd [-c FILE] [--check]\n"
+	      "\n"
+	      "A relay: lets the peers of a federation join over TLS, and forwards the messages "
+	      "that\n"
+	      "they send each other. Runs in the foreground, logs to stderr, ends on SIGTERM.\n"
+	      "\n"
+	      "  -c, --config FILE   the configuration (default " CONFIG_FILE ")\n"
+	      "      --check         only check it and the files that it names\n"
+	      "      --version       print the version\n"
+	      "  -h, --help          print this\n"
+	      "\n"
+	      "Exit code: 0 ended as it was told to, or the configuration is good; 1 an error;\n"
+	      "2 wrong usage.\n",
+	      out);
+}
+
+int main(int argc, char **argv)
+{
+	enum { CHECK = 256, VERSION };
+	static const struct option options[] = {
+		{"config", required_argument, NULL, 'c'},
+		{"check", no_argument, NULL, CHECK},
+		{"version", no_argument, NULL, VERSION},
+		{"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
+	};
+	struct viaductd *v = &viaductd;
+	const char *file = CONFIG_FILE;
+	bool only_check = false;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			file = optarg;
+			break;
+		case CHECK:
+			only_check = true;
+			break;
+		case VERSION:
+			puts("viaductd " VIADUCT_VERSION);
+			return EXIT_SUCCESS;
+		case 'h':
+			print_usage(stdout);
+			return EXIT_SUCCESS;
+		default:
+			print_usage(stderr);
+			return EXIT_USAGE;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "viaductd: what is '%s'?\n", argv[optind]);
+		print_usage(stderr);
+		return EXIT_USAGE;
+	}
+	if (config_load(file, &v->config, v->error)) {
+		fprintf(stderr, "%s\n", v->error);
+		return EXIT_FAILURE;
+	}
+	if (only_check)
+		return check(v, file);
+	log_level_set((enum log_level)v->config.log.level);
+	return run(v);
+}

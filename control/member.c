@@ -1,0 +1,779 @@
+#include "member.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "address.h"
+#include "dataplane.h"
+#include "log.h"
+
+/* What workers see of a session, and what dies with it when they no longer can. */
+struct publication {
+	struct session session;
+	const struct aead_ops *aead;
+	struct aead_key *keys[3];
+	struct session_state *state;
+};
+
+static void reclaim(struct rcu_head *head)
+{
+	struct session *session = caa_container_of(head, struct session, rcu);
+	struct publication *publication = caa_container_of(session, struct publication, session);
+
+	for (size_t i = 0; i < sizeof(publication->keys) / sizeof(publication->keys[0]); i++)
+		publication->aead->key_free(publication->keys[i]);
+	session_state_free(publication->state);
+	free(publication);
+}
+
+static struct session_slot *slot_of(const struct members *members,
+				    const struct member_session *session)
+{
+	return &members->sessions->slot[session->member->slot];
+}
+
+static struct publication *publication_new(const struct members *members,
+					   const struct member_session *from)
+{
+	struct publication *publication = aligned_alloc(64, sizeof(*publication));
+	struct session *session;
+
+	if (!publication)
+		return NULL;
+	memset(publication, 0, sizeof(*publication));
+	publication->aead = members->config.aead;
+	session = &publication->session;
+	session->index = from->index;
+	session->tx_epoch = from->epoch;
+	session->rx_epoch = from->epoch + (from->rekeying == MEMBER_REKEYING);
+	session->tx_budget = members->config.key_records / from->lanes_down;
+	session->record_max = from->mtu - WIRE_IP_OVERHEAD;
+	session->lanes_up = from->lanes_up;
+	session->lanes_down = from->lanes_down;
+	session->rx[0] = from->rx[0];
+	session->rx[1] = from->rx[1];
+	session->tx = from->tx;
+	session->state = from->state;
+	session->endpoint = from->endpoint;
+	session->header = from->header;
+	session->id = from->member->id;
+	return publication;
+}
+
+/* `publication` can't be found by workers any more; `key` dies with it (NULL: none). */
+static void retire(struct publication *publication, struct aead_key *key)
+{
+	publication->keys[0] = key;
+	call_rcu(&publication->session.rcu, reclaim);
+}
+
+/*
+ * Publishes what has changed in a current or next session; `key` is one that it no longer has.
+ * Returns 0 or -ENOMEM.
+ */
+static int publish(struct members *members, struct member_session *session, struct aead_key *key)
+{
+	struct session_slot *slot = slot_of(members, session);
+	struct publication *publication = publication_new(members, session);
+	struct publication *old = session->published;
+
+	if (!publication)
+		return -ENOMEM;
+	if (session == session->member->current)
+		rcu_assign_pointer(slot->current, &publication->session);
+	else
+		rcu_assign_pointer(slot->next, &publication->session);
+	session->published = publication;
+	retire(old, key);
+	return 0;
+}
+
+static void clear_hint(struct member_session *session, enum session_hint hint)
+{
+	__atomic_fetch_and(&session->state->hints, ~(uint32_t)hint, __ATOMIC_ACQ_REL);
+}
+
+static bool has_hint(const struct member_session *session, enum session_hint hint)
+{
+	return __atomic_load_n(&session->state->hints, __ATOMIC_ACQUIRE) & hint;
+}
+
+/* Deadlines */
+
+static void deadline_set(struct cds_list_head *list, struct member_session *session, uint64_t at_ms)
+{
+	cds_list_del(&session->deadline.node);
+	session->deadline.at_ms = at_ms;
+	cds_list_add_tail(&session->deadline.node, list);
+}
+
+static void deadline_clear(struct member_session *session)
+{
+	cds_list_del_init(&session->deadline.node);
+}
+
+/* The first session of a list whose time has come, or NULL. */
+static struct member_session *first_due(struct cds_list_head *list, uint64_t now_ms)
+{
+	struct member_session *session;
+
+	if (cds_list_empty(list))
+		return NULL;
+	session = cds_list_first_entry(list, struct member_session, deadline.node);
+	return session->deadline.at_ms <= now_ms ? session : NULL;
+}
+
+/* Sessions */
+
+/* Frees a session that workers can't find any more, as soon as none is using it. */
+static void session_free(struct members *members, struct member_session *session)
+{
+	struct publication *publication = session->published;
+
+	if (publication) {
+		publication->keys[1] = session->rx[0];
+		publication->keys[2] = session->rx[1];
+		publication->state = session->state;
+		retire(publication, session->tx);
+	} else {
+		members->config.aead->key_free(session->rx[0]);
+		members->config.aead->key_free(session->tx);
+		session_state_free(session->state);
+	}
+	members->config.aead->key_free(session->tx_next);
+	cds_list_del(&session->deadline.node);
+	OPENSSL_cleanse(session, sizeof(*session));
+	free(session);
+}
+
+static int export_key(struct members *members, const struct member_ask *ask,
+		      const struct member_session *session, enum wire_direction direction,
+		      uint32_t epoch, struct aead_key **key)
+{
+	uint8_t context[WIRE_CONTEXT_SIZE], exported[WIRE_EXPORT_SIZE];
+	int result;
+
+	wire_context(context, session->aead, direction, session->index, epoch, &session->member->id,
+		     &members->config.relay);
+	result = ask->export(ask->arg, WIRE_EXPORT_DATA, context, exported, sizeof(exported));
+	if (result)
+		return result;
+	*key = members->config.aead->key_new(session->aead, exported, -1);
+	OPENSSL_cleanse(exported, sizeof(exported));
+	return *key ? 0 : -ENOMEM;
+}
+
+/* Exports the keys and the secret of an epoch. On failure what it has made stays the caller's. */
+static int export_epoch(struct members *members, const struct member_ask *ask,
+			const struct member_session *session, uint32_t epoch, struct aead_key **rx,
+			struct aead_key **tx, uint8_t secret[WIRE_REKEY_SECRET_SIZE])
+{
+	uint8_t context[WIRE_CONTEXT_SIZE];
+	int result;
+
+	result = export_key(members, ask, session, WIRE_UP, epoch, rx);
+	if (!result)
+		result = export_key(members, ask, session, WIRE_DOWN, epoch, tx);
+	if (result)
+		return result;
+	wire_context(context, session->aead, WIRE_REKEY_SECRET, session->index, epoch,
+		     &session->member->id, &members->config.relay);
+	return ask->export(ask->arg, WIRE_EXPORT_REKEY, context, secret, WIRE_REKEY_SECRET_SIZE);
+}
+
+static unsigned int least(unsigned int a, unsigned int b)
+{
+	return a < b ? a : b;
+}
+
+static int session_new(struct members *members, struct member *member, const struct member_ask *ask,
+		       uint64_t now_ms, struct member_session **out)
+{
+	struct member_session *session = calloc(1, sizeof(*session));
+	int result = -ENOMEM;
+
+	if (!session)
+		return result;
+	CDS_INIT_LIST_HEAD(&session->deadline.node);
+	session->member = member;
+	session->index = roster_index(&members->roster, member);
+	session->aead = ask->aead;
+	session->mtu = (uint16_t)least(ask->mtu, members->config.mtu);
+	session->lanes_up = (uint8_t)least(ask->lanes, members->config.lanes_up);
+	session->lanes_down = (uint8_t)members->config.lanes_down;
+	session->tls = *ask->remote;
+	session->joined_ms = now_ms;
+	session->state = session_state_new(session->lanes_up, session->lanes_down);
+	if (!session->state)
+		goto failed;
+	result = export_epoch(members, ask, session, 0, &session->rx[0], &session->tx,
+			      session->secret);
+	if (result)
+		goto failed;
+	result = -ENOMEM;
+	session->published = publication_new(members, session);
+	if (!session->published)
+		goto failed;
+	*out = session;
+	return 0;
+failed:
+	session_free(members, session);
+	return result;
+}
+
+static bool is_present(const struct member *member)
+{
+	return member->current || member->next;
+}
+
+/* After a change: counts who is there, and lets a slot that is used no more rest. */
+static void settle(struct members *members, struct member *member, bool was_present,
+		   uint64_t now_ms)
+{
+	members->present += is_present(member);
+	members->present -= was_present;
+	if (!is_present(member) && !member->last && cds_list_empty(&member->resting))
+		roster_leave(&members->roster, member, now_ms);
+}
+
+static void log_left(const struct member_session *session, const char *reason)
+{
+	log_info("left", "id=%s name=%s index=%u reason=%s", session->member->text,
+		 session->member->name, session->index, reason);
+}
+
+static void forget_next(struct members *members, struct member *member, uint64_t now_ms)
+{
+	struct member_session *session = member->next;
+
+	rcu_assign_pointer(slot_of(members, session)->next, NULL);
+	member->next = NULL;
+	members->joining--;
+	session_free(members, session);
+	settle(members, member, true, now_ms);
+}
+
+static void forget_last(struct members *members, struct member *member, uint64_t now_ms)
+{
+	struct member_session *session = member->last;
+
+	rcu_assign_pointer(slot_of(members, session)->last, NULL);
+	member->last = NULL;
+	session_free(members, session);
+	settle(members, member, is_present(member), now_ms);
+}
+
+/* The current session becomes the last one: it still gets what the relay has to say. */
+static void current_to_last(struct members *members, struct member *member, uint64_t now_ms)
+{
+	struct member_session *session = member->current;
+
+	if (member->last) {
+		rcu_assign_pointer(slot_of(members, session)->last, NULL);
+		session_free(members, member->last);
+	}
+	rcu_assign_pointer(slot_of(members, session)->last, &session->published->session);
+	member->last = session;
+	member->current = NULL;
+	deadline_set(&members->ending, session, now_ms + MEMBER_LAST_MS);
+	members->joined--;
+}
+
+/* Ends the current session, and with it the route. */
+static void end_current(struct members *members, struct member *member, const char *reason,
+			uint64_t now_ms)
+{
+	struct member_session *session = member->current;
+
+	log_left(session, reason);
+	route_remove(&members->routes, &member->id);
+	current_to_last(members, member, now_ms);
+	rcu_assign_pointer(slot_of(members, session)->current, NULL);
+	settle(members, member, true, now_ms);
+}
+
+/* Saying things */
+
+static void send_to(struct members *members, const struct member_session *session,
+		    const struct session_header *header, uint32_t tag, const void *payload,
+		    size_t length)
+{
+	struct forward_command command;
+
+	command.index = session->index;
+	command.tag = tag;
+	command.payload_length = (uint16_t)length;
+	if (header)
+		command.header = *header;
+	else
+		command.header.length = 0;
+	memcpy(command.payload, payload, length);
+	members->config.send(members->config.arg, &command);
+}
+
+void member_send(struct members *members, const struct member_session *session, uint32_t tag,
+		 const void *payload, size_t length)
+{
+	send_to(members, session, NULL, tag, payload, length);
+}
+
+static void say(struct members *members, const struct member_session *session, const char *event)
+{
+	send_to(members, session, NULL, 0, event, strlen(event));
+}
+
+static void say_path(struct members *members, const struct member_session *session)
+{
+	char ip[ADDRESS_TEXT], event[128];
+
+	address_format_ip(ip, &session->endpoint);
+	snprintf(event, sizeof(event), "{\"event\":\"path\",\"address\":\"%s\",\"port\":%u}", ip,
+		 address_port(&session->endpoint));
+	say(members, session, event);
+}
+
+void members_say_closing(struct members *members)
+{
+	for (size_t i = 0; i < members->roster.by_id.count; i++) {
+		const struct member *member = members->roster.by_id.members[i];
+
+		if (member->current)
+			say(members, member->current, "{\"event\":\"closing\"}");
+	}
+}
+
+/* Addresses */
+
+/* The next session has been heard of: it becomes the current one. Returns 0 or -ENOMEM. */
+static int promote(struct members *members, struct member_session *session, uint64_t now_ms)
+{
+	struct member *member = session->member;
+	struct session_slot *slot = slot_of(members, session);
+	struct member_session *replaced = member->current;
+	struct publication *publication = publication_new(members, session);
+	struct publication *old = session->published;
+	char address[ADDRESS_TEXT];
+
+	if (!publication)
+		return -ENOMEM;
+	if (!replaced && route_set(&members->routes, &member->id, member->slot)) {
+		free(publication);
+		return -ENOMEM;
+	}
+	if (replaced)
+		current_to_last(members, member, now_ms);
+	// current before next, so that session_find() sees it in one of them
+	rcu_assign_pointer(slot->current, &publication->session);
+	rcu_assign_pointer(slot->next, NULL);
+	session->published = publication;
+	retire(old, NULL);
+	member->current = session;
+	member->next = NULL;
+	members->joining--;
+	members->joined++;
+	session->joined_ms = now_ms;
+	deadline_clear(session);
+
+	if (replaced) {
+		log_left(replaced, "replaced");
+		say(members, replaced, "{\"event\":\"replaced\"}");
+	}
+	address_format(address, &session->endpoint);
+	log_info("joined", "id=%s name=%s index=%u address=%s cipher=%s lanes=%u", member->text,
+		 member->name, session->index, address, wire_aead_name(session->aead),
+		 (unsigned int)session->lanes_up);
+	return 0;
+}
+
+/* Sends to where `event` came from, from now on. Returns 0, -EINVAL (no such frame) or -ENOMEM. */
+static int move(struct members *members, struct member_session *session,
+		const struct forward_event *event, uint64_t now_ms)
+{
+	const struct endpoint before = session->endpoint;
+	const struct session_header header = session->header;
+	bool first = session == session->member->next;
+	bool told = !first && endpoint_same_address(&before, &event->source);
+	char address[ADDRESS_TEXT];
+	int result;
+
+	result = dataplane_reply_header(&session->header, event->frame, event->frame_length);
+	if (!result) {
+		session->endpoint = event->source;
+		result =
+			first ? promote(members, session, now_ms) : publish(members, session, NULL);
+	}
+	if (result) {
+		session->endpoint = before;
+		session->header = header;
+		return result;
+	}
+	if (told)
+		return 0;
+	if (!first) {
+		address_format(address, &session->endpoint);
+		log_info("moved", "id=%s name=%s index=%u address=%s", session->member->text,
+			 session->member->name, session->index, address);
+	}
+	say_path(members, session);
+	return 0;
+}
+
+/* Asks a new address whether the peer is really there. */
+static void challenge(struct members *members, struct member_session *session,
+		      const struct forward_event *event, uint64_t now_ms)
+{
+	uint8_t token[MEMBER_TOKEN_TEXT / 2];
+	struct session_header header;
+	char text[128];
+	int length;
+
+	if (session->challenged_ms && now_ms - session->challenged_ms < MEMBER_CHALLENGE_PAUSE_MS)
+		return;
+	if (dataplane_reply_header(&header, event->frame, event->frame_length) ||
+	    RAND_bytes(token, sizeof(token)) != 1)
+		return;
+	for (size_t i = 0; i < sizeof(token); i++)
+		snprintf(session->token + 2 * i, 3, "%02x", token[i]);
+	session->challenged = event->source;
+	session->challenged_ms = now_ms;
+	length = snprintf(text, sizeof(text), "{\"event\":\"challenge\",\"token\":\"%s\"}",
+			  session->token);
+	send_to(members, session, &header, 0, text, (size_t)length);
+}
+
+bool member_echo(struct members *members, struct member_session *session, const char *token,
+		 const struct forward_event *event, uint64_t now_ms)
+{
+	if (!session->challenged_ms || now_ms - session->challenged_ms > MEMBER_CHALLENGE_MS ||
+	    !endpoint_same_address(&session->challenged, &event->source) ||
+	    strlen(token) != MEMBER_TOKEN_TEXT ||
+	    CRYPTO_memcmp(token, session->token, MEMBER_TOKEN_TEXT) != 0)
+		return false;
+	// a repeated echo has nothing left to do
+	if (session->header.length && endpoint_equal(&session->endpoint, &event->source))
+		return true;
+	if (move(members, session, event, now_ms))
+		return false;
+	clear_hint(session, SESSION_HINT_PATH);
+	return true;
+}
+
+static void on_path(struct members *members, struct member_session *session,
+		    const struct forward_event *event, uint64_t now_ms)
+{
+	bool trusted;
+
+	if (session == session->member->next)
+		trusted = memcmp(session->tls.ip, event->source.ip, sizeof(session->tls.ip)) == 0;
+	else
+		trusted = endpoint_same_address(&session->endpoint, &event->source);
+	if (!trusted) {
+		// the hint stays until the next sweep, so that proposals are as rare
+		challenge(members, session, event, now_ms);
+		return;
+	}
+	if (move(members, session, event, now_ms) != -ENOMEM)
+		clear_hint(session, SESSION_HINT_PATH);
+}
+
+/* Joining */
+
+static void give(struct member_grant *grant, const struct member_session *session, uint32_t epoch)
+{
+	grant->index = session->index;
+	grant->epoch = epoch;
+	grant->aead = session->aead;
+	grant->mtu = session->mtu;
+	grant->lanes_up = session->lanes_up;
+	grant->lanes_down = session->lanes_down;
+}
+
+int member_join(struct members *members, const struct member_ask *ask, uint64_t now_ms,
+		struct member_grant *grant)
+{
+	struct member_session *session;
+	struct member *member;
+	bool was_present;
+	int result;
+
+	result = roster_enter(&members->roster, ask->identity, &member);
+	if (result)
+		return result;
+	was_present = is_present(member);
+	if (was_present && !roster_may_take_over(member, members->config.takeovers_per_minute,
+						 now_ms, &grant->retry_s))
+		return -EBUSY;
+	result = -ENOSPC;
+	if (was_present || members->present < members->config.max)
+		result = session_new(members, member, ask, now_ms, &session);
+	if (result) {
+		settle(members, member, was_present, now_ms);
+		return result;
+	}
+
+	rcu_assign_pointer(slot_of(members, session)->next, &session->published->session);
+	if (member->next)
+		session_free(members, member->next);
+	else
+		members->joining++;
+	member->next = session;
+	deadline_set(&members->pending, session, now_ms + MEMBER_FIRST_RECORD_MS);
+	settle(members, member, was_present, now_ms);
+
+	give(grant, session, 0);
+	return 0;
+}
+
+/* Rekeying */
+
+/* A record of the new epoch was opened: the relay sends in it, too. */
+static void on_phase(struct members *members, struct member_session *session, uint64_t now_ms)
+{
+	struct aead_key *old = session->tx;
+
+	if (session->rekeying == MEMBER_REKEYING) {
+		session->rekeying = MEMBER_OVERLAP;
+		session->epoch++;
+		session->tx = session->tx_next;
+		if (publish(members, session, old)) {
+			session->rekeying = MEMBER_REKEYING;
+			session->epoch--;
+			session->tx = old;
+			return;
+		}
+		session->tx_next = NULL;
+		memcpy(session->secret, session->secret_next, sizeof(session->secret));
+		OPENSSL_cleanse(session->secret_next, sizeof(session->secret_next));
+		deadline_set(&members->overlapping, session, now_ms + MEMBER_OVERLAP_MS);
+		log_info("rekeyed", "id=%s name=%s index=%u epoch=%u", session->member->text,
+			 session->member->name, session->index, session->epoch);
+	}
+	clear_hint(session, SESSION_HINT_PHASE);
+}
+
+/* The key of the epoch before opens no more. */
+static void end_overlap(struct members *members, struct member_session *session, uint64_t now_ms)
+{
+	struct aead_key **rx = &session->rx[~session->epoch & 1];
+	struct aead_key *old = *rx;
+
+	*rx = NULL;
+	session->rekeying = MEMBER_SETTLED;
+	deadline_clear(session);
+	if (!publish(members, session, old))
+		return;
+	*rx = old;
+	session->rekeying = MEMBER_OVERLAP;
+	deadline_set(&members->overlapping, session, now_ms + MEMBER_OVERLAP_MS);
+}
+
+/* Whether the peer of the new connection has the session's secret. */
+static bool is_possessor(const struct member_session *session, const struct member_ask *ask)
+{
+	uint8_t input[WIRE_REKEY_INPUT], mac[EVP_MAX_MD_SIZE];
+	unsigned int size;
+
+	wire_rekey_input(input, ask->binding, session->index, session->epoch);
+	return HMAC(EVP_sha256(), session->secret, sizeof(session->secret), input, sizeof(input),
+		    mac, &size) &&
+	       CRYPTO_memcmp(mac, ask->mac, 32) == 0;
+}
+
+int member_rekey(struct members *members, const struct member_ask *ask, uint64_t now_ms,
+		 struct member_grant *grant)
+{
+	struct member_session *session = member_session_find(members, ask->index);
+	uint8_t secret[WIRE_REKEY_SECRET_SIZE];
+	struct aead_key *rx = NULL, *tx = NULL, **place, *old;
+	enum member_rekeying before;
+	int result;
+
+	if (!session || session != session->member->current ||
+	    !wire_id_equal(&session->member->id, &ask->identity->id))
+		return -EPERM;
+	if (has_hint(session, SESSION_HINT_PHASE))
+		on_phase(members, session, now_ms);
+	// while rekeying, a peer that has not seen its welcome may try again
+	if (session->rekeying == MEMBER_OVERLAP || session->epoch != ask->epoch ||
+	    !is_possessor(session, ask))
+		return -EPERM;
+	result = export_epoch(members, ask, session, session->epoch + 1, &rx, &tx, secret);
+	if (result)
+		goto failed;
+	place = &session->rx[(session->epoch + 1) & 1];
+	old = *place;
+	before = session->rekeying;
+	*place = rx;
+	session->rekeying = MEMBER_REKEYING;
+	result = publish(members, session, old);
+	if (result) {
+		*place = old;
+		session->rekeying = before;
+		goto failed;
+	}
+	members->config.aead->key_free(session->tx_next);
+	session->tx_next = tx;
+	memcpy(session->secret_next, secret, sizeof(secret));
+	OPENSSL_cleanse(secret, sizeof(secret));
+	members->rekeyed++;
+
+	give(grant, session, session->epoch + 1);
+	return 0;
+failed:
+	OPENSSL_cleanse(secret, sizeof(secret));
+	members->config.aead->key_free(rx);
+	members->config.aead->key_free(tx);
+	return result;
+}
+
+/* Living and leaving */
+
+struct member_session *member_session_find(const struct members *members, uint32_t index)
+{
+	uint32_t slot = wire_slot(index);
+	const struct member *member;
+
+	member = slot < members->roster.slots ? members->roster.by_slot[slot] : NULL;
+	if (member && member->current && member->current->index == index)
+		return member->current;
+	if (member && member->next && member->next->index == index)
+		return member->next;
+	return NULL;
+}
+
+void member_event(struct members *members, const struct forward_event *event, uint64_t now_ms)
+{
+	struct member_session *session = member_session_find(members, event->index);
+
+	if (!session)
+		return;
+	switch (event->type) {
+	case FORWARD_EVENT_PATH:
+		on_path(members, session, event, now_ms);
+		break;
+	case FORWARD_EVENT_PHASE:
+		on_phase(members, session, now_ms);
+		break;
+	case FORWARD_EVENT_REKEY:
+		// the hint stays until the next sweep, so that reminders are as rare
+		if (session->rekeying == MEMBER_SETTLED)
+			say(members, session, "{\"event\":\"rekey\"}");
+		break;
+	}
+}
+
+void member_leave(struct members *members, struct member_session *session, uint64_t now_ms)
+{
+	end_current(members, session->member, "left", now_ms);
+}
+
+uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)
+{
+	const struct session *published = &session->published->session;
+	uint32_t least_idle = (uint32_t)(now_ms - session->joined_ms);
+
+	for (unsigned int lane = 0; lane < session->lanes_up; lane++) {
+		uint32_t seen = __atomic_load_n(&session_rx_lane(published, lane)->seen_ms,
+						__ATOMIC_RELAXED);
+		int32_t idle = (int32_t)((uint32_t)now_ms - seen);
+
+		if (!seen)
+			continue;
+		// a worker's clock may be a little ahead
+		if (idle < 0)
+			return 0;
+		if ((uint32_t)idle < least_idle)
+			least_idle = (uint32_t)idle;
+	}
+	return least_idle;
+}
+
+void members_tick(struct members *members, uint64_t now_ms)
+{
+	struct member_session *session;
+
+	while ((session = first_due(&members->pending, now_ms))) {
+		log_left(session, "silent");
+		forget_next(members, session->member, now_ms);
+	}
+	while ((session = first_due(&members->overlapping, now_ms)))
+		end_overlap(members, session, now_ms);
+	while ((session = first_due(&members->ending, now_ms)))
+		forget_last(members, session->member, now_ms);
+	roster_expire(&members->roster, now_ms);
+}
+
+static void sweep_session(struct members *members, struct member_session *session, uint64_t now_ms)
+{
+	if (has_hint(session, SESSION_HINT_PHASE))
+		on_phase(members, session, now_ms);
+	// workers will give them again
+	if (has_hint(session, SESSION_HINT_PATH))
+		clear_hint(session, SESSION_HINT_PATH);
+	if (has_hint(session, SESSION_HINT_REKEY))
+		clear_hint(session, SESSION_HINT_REKEY);
+}
+
+void members_sweep(struct members *members, uint64_t now_ms)
+{
+	// nobody is added to or taken out of the index by this
+	for (size_t i = 0; i < members->roster.by_id.count; i++) {
+		struct member *member = members->roster.by_id.members[i];
+
+		if (member->next)
+			sweep_session(members, member->next, now_ms);
+		if (!member->current)
+			continue;
+		sweep_session(members, member->current, now_ms);
+		if (member_idle_ms(member->current, now_ms) > members->config.expiry_ms)
+			end_current(members, member, "expired", now_ms);
+	}
+}
+
+int members_init(struct members *members, const struct member_config *config,
+		 const uint8_t secret[32])
+{
+	// as many again, so that slots can rest while all others are in use
+	uint32_t slots = 2 * config->max;
+
+	memset(members, 0, sizeof(*members));
+	members->config = *config;
+	CDS_INIT_LIST_HEAD(&members->pending);
+	CDS_INIT_LIST_HEAD(&members->overlapping);
+	CDS_INIT_LIST_HEAD(&members->ending);
+	if (roster_init(&members->roster, slots))
+		return -ENOMEM;
+	members->sessions = session_table_new(slots);
+	if (!members->sessions)
+		goto free_roster;
+	if (route_table_init(&members->routes, members->sessions, config->max, secret))
+		goto free_sessions;
+	return 0;
+free_sessions:
+	session_table_free(members->sessions);
+free_roster:
+	roster_fini(&members->roster);
+	return -ENOMEM;
+}
+
+void members_fini(struct members *members)
+{
+	for (size_t i = 0; i < members->roster.by_id.count; i++) {
+		struct member *member = members->roster.by_id.members[i];
+
+		if (member->current)
+			session_free(members, member->current);
+		if (member->next)
+			session_free(members, member->next);
+		if (member->last)
+			session_free(members, member->last);
+	}
+	route_table_fini(&members->routes);
+	roster_fini(&members->roster);
+	session_table_free(members->sessions);
+}

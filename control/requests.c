@@ -1,0 +1,193 @@
+#include "requests.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+
+/* Copies a string field that fits. `needed`: whether there must be one. */
+static bool get_text(const json_t *root, const char *key, bool needed, char *text, size_t size)
+{
+	const json_t *field = json_object_get(root, key);
+
+	text[0] = '\0';
+	if (!field)
+		return !needed;
+	if (!json_is_string(field) || json_string_length(field) >= size)
+		return false;
+	memcpy(text, json_string_value(field), json_string_length(field) + 1);
+	return true;
+}
+
+static int parse_object(struct request *request, const json_t *root, const char **detail)
+{
+	static const char *const ops[] = {
+		[REQUEST_RESOLVE] = "resolve", [REQUEST_PEERS] = "peers",
+		[REQUEST_RELAYS] = "relays",   [REQUEST_LEAVE] = "leave",
+		[REQUEST_ECHO] = "echo",
+	};
+	const char *op = json_string_value(json_object_get(root, "op"));
+	size_t i = 0;
+
+	*detail = "op must be a string";
+	if (!op)
+		return -EINVAL;
+	*detail = "no such op";
+	while (i < sizeof(ops) / sizeof(ops[0]) && strcmp(ops[i], op) != 0)
+		i++;
+	if (i == sizeof(ops) / sizeof(ops[0]))
+		return -ENOTSUP;
+	request->op = (enum request_op)i;
+
+	*detail = "name must be a string of at most 255 bytes";
+	if (!get_text(root, "name", request->op == REQUEST_RESOLVE, request->name,
+		      sizeof(request->name)))
+		return -EINVAL;
+	*detail = "cluster must be a string of at most 255 bytes";
+	if (!get_text(root, "cluster", false, request->cluster, sizeof(request->cluster)))
+		return -EINVAL;
+	*detail = "after must be a peer's id";
+	if (!get_text(root, "after", false, request->after, sizeof(request->after)))
+		return -EINVAL;
+	*detail = "token must be the challenge's";
+	if (!get_text(root, "token", request->op == REQUEST_ECHO, request->token,
+		      sizeof(request->token)))
+		return -EINVAL;
+	return 0;
+}
+
+int request_parse(struct request *request, const uint8_t *payload, size_t length,
+		  const char **detail)
+{
+	json_t *root = json_loadb((const char *)payload, length, JSON_REJECT_DUPLICATES, NULL);
+	int result = -EINVAL;
+
+	memset(request, 0, sizeof(*request));
+	*detail = "a request is one JSON object";
+	if (json_is_object(root))
+		result = parse_object(request, root, detail);
+	json_decref(root);
+	return result;
+}
+
+static bool has_name(const struct member *member, const struct request *request)
+{
+	return strcmp(member->name, request->name) == 0;
+}
+
+static bool has_cluster(const struct member *member, const struct request *request)
+{
+	return !*request->cluster || strcmp(member->cluster, request->cluster) == 0;
+}
+
+/* Writes a member as a JSON object. Returns its length, which is above `size` if it didn't fit. */
+static size_t write_member(char *text, size_t size, const struct member *member)
+{
+	json_t *entry = json_pack("{ss ss}", "id", member->text, "name", member->name);
+	size_t length = json_dumpb(entry, text, size, JSON_COMPACT);
+
+	json_decref(entry);
+	return length ? length : size + 1;
+}
+
+/*
+ * Answers with the members at and behind `at` that have joined and belong to what is asked for, as
+ * many as fit. Returns the answer's length.
+ */
+static size_t list(char answer[FORWARD_PAYLOAD_MAX], const struct roster_index *index, size_t at,
+		   bool (*belongs)(const struct member *member, const struct request *request),
+		   const struct request *request)
+{
+	static const char begin[] = "{\"ok\":true,\"peers\":[", more[] = "],\"more\":true}",
+			  end[] = "]}";
+	const size_t room = FORWARD_PAYLOAD_MAX - (sizeof(more) - 1);
+	size_t length = sizeof(begin) - 1;
+	const char *last = end;
+
+	memcpy(answer, begin, length);
+	for (; at < index->count && belongs(index->members[at], request); at++) {
+		const struct member *member = index->members[at];
+		size_t comma = length > sizeof(begin) - 1, size;
+
+		if (!member->current || strcmp(member->text, request->after) <= 0)
+			continue;
+		if (room < length + comma)
+			size = room + 1;
+		else
+			size = write_member(answer + length + comma, room - length - comma, member);
+		if (length + comma + size > room) {
+			last = more;
+			break;
+		}
+		if (comma)
+			answer[length] = ',';
+		length += comma + size;
+	}
+	memcpy(answer + length, last, strlen(last));
+	return length + strlen(last);
+}
+
+static size_t answer_peers(const struct roster *roster, const struct request *request,
+			   char answer[FORWARD_PAYLOAD_MAX])
+{
+	if (request->op == REQUEST_RESOLVE)
+		return list(answer, &roster->by_name, roster_seek_name(roster, request->name),
+			    has_name, request);
+	if (*request->cluster)
+		return list(answer, &roster->by_cluster,
+			    roster_seek_cluster(roster, request->cluster, request->after),
+			    has_cluster, request);
+	return list(answer, &roster->by_id, roster_seek_id(roster, request->after), has_cluster,
+		    request);
+}
+
+static size_t answer_text(char answer[FORWARD_PAYLOAD_MAX], const char *text)
+{
+	size_t length = strlen(text);
+
+	memcpy(answer, text, length);
+	return length;
+}
+
+static size_t answer_error(char answer[FORWARD_PAYLOAD_MAX], const char *code, const char *detail)
+{
+	return (size_t)snprintf(answer, FORWARD_PAYLOAD_MAX,
+				"{\"ok\":false,\"error\":\"%s\",\"detail\":\"%s\"}", code, detail);
+}
+
+void request_handle(struct members *members, const struct forward_event *event, uint64_t now_ms)
+{
+	struct member_session *session = member_session_find(members, event->index);
+	struct request request;
+	char answer[FORWARD_PAYLOAD_MAX];
+	const char *detail;
+	size_t length;
+	int result;
+
+	if (!session)
+		return;
+	result = request_parse(&request, event->payload, event->payload_length, &detail);
+	if (result == 0 && request.op == REQUEST_ECHO) {
+		if (member_echo(members, session, request.token, event, now_ms))
+			length = answer_text(answer, "{\"ok\":true}");
+		else
+			length = answer_error(answer, "malformed",
+					      "not the token of a challenge "
+					      "to this address");
+	} else if (result == -ENOTSUP) {
+		length = answer_error(answer, "unsupported", detail);
+	} else if (result) {
+		length = answer_error(answer, "malformed", detail);
+	} else if (request.op == REQUEST_RELAYS) {
+		length = answer_text(answer, "{\"ok\":true,\"relays\":[]}");
+	} else if (request.op == REQUEST_LEAVE) {
+		length = answer_text(answer, "{\"ok\":true}");
+	} else {
+		length = answer_peers(&members->roster, &request, answer);
+	}
+	// a session without an address gets nothing, and the peer asks again
+	if (session != session->member->current)
+		return;
+	member_send(members, session, event->tag, answer, length);
+	if (result == 0 && request.op == REQUEST_LEAVE)
+		member_leave(members, session, now_ms);
+}

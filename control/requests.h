@@ -1,0 +1,35 @@
+/*
+ * What peers ask of the relay over their session: docs/protocol.md section 6, "Control messages".
+ */
+#ifndef VIADUCT_REQUESTS_H
+#define VIADUCT_REQUESTS_H
+
+#include "member.h"
+
+enum request_op {
+	REQUEST_RESOLVE,
+	REQUEST_PEERS,
+	REQUEST_RELAYS,
+	REQUEST_LEAVE,
+	REQUEST_ECHO,
+};
+
+struct request {
+	enum request_op op;
+	char name[IDENTITY_NAME_MAX + 1];
+	char cluster[IDENTITY_NAME_MAX + 1]; // "" for all
+	char after[WIRE_ID_TEXT + 1];        // "" for from the first
+	char token[MEMBER_TOKEN_TEXT + 1];
+};
+
+/*
+ * Reads a request. Pure. Returns 0, -ENOTSUP (no such op) or -EINVAL, with the reason in `detail`
+ * (static).
+ */
+int request_parse(struct request *request, const uint8_t *payload, size_t length,
+		  const char **detail);
+
+/* Does what a control message asks for, and answers it. Control thread. */
+void request_handle(struct members *members, const struct forward_event *event, uint64_t now_ms);
+
+#endif

@@ -1,0 +1,255 @@
+#include "tls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509_vfy.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Our own reason for refusing a certificate is kept with the connection. */
+static void refuse(SSL *ssl, const char *why)
+{
+	SSL_set_app_data(ssl, (char *)why);
+}
+
+/* OpenSSL calls the ALPN callback only where the client offers any. */
+static int need_alpn(SSL *ssl, int *alert, void *arg)
+{
+	const unsigned char *extension;
+	size_t length;
+
+	if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation,
+				      &extension, &length))
+		return SSL_CLIENT_HELLO_SUCCESS;
+	*alert = TLS1_AD_NO_APPLICATION_PROTOCOL;
+	refuse(ssl, "no ALPN");
+	return SSL_CLIENT_HELLO_ERROR;
+}
+
+static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_length,
+		       const unsigned char *in, unsigned int in_length, void *arg)
+{
+	static const unsigned char ours[] = {
+		sizeof(WIRE_ALPN) - 1, 'v', 'i', 'a', 'd', 'u', 'c', 't', '/', '1'};
+
+	if (SSL_select_next_proto((unsigned char **)out, out_length, ours, sizeof(ours), in,
+				  in_length) == OPENSSL_NPN_NEGOTIATED)
+		return SSL_TLSEXT_ERR_OK;
+	refuse(ssl, "ALPN is not " WIRE_ALPN);
+	return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+/* On top of the chain: role and name. */
+static int check_peer(int ok, X509_STORE_CTX *store)
+{
+	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+	const struct tls *tls = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+	struct identity peer;
+	const char *why;
+
+	if (!ok || X509_STORE_CTX_get_error_depth(store) != 0)
+		return ok;
+	if (!identity_read(&peer, X509_STORE_CTX_get_current_cert(store), IDENTITY_PEER,
+			   tls->relay.federation, &why))
+		return 1;
+	refuse(ssl, why);
+	X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+	return 0;
+}
+
+/* A ticket carries the time of the full authentication that its chain began with. */
+static int seal_ticket(SSL *ssl, void *arg)
+{
+	SSL_SESSION *session = SSL_get_session(ssl);
+	int64_t now = time(NULL), *began;
+	size_t length;
+
+	if (SSL_SESSION_get0_ticket_appdata(session, (void **)&began, &length) &&
+	    length == sizeof(*began))
+		return 1; // resumed: as it was
+	return SSL_SESSION_set1_ticket_appdata(session, &now, sizeof(now));
+}
+
+/*
+ * Resumption skips the check of certificates, so what may have changed since is checked here. What
+ * doesn't pass gets a full handshake, with all its checks and alerts.
+ */
+static SSL_TICKET_RETURN open_ticket(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
+				     size_t name_length, SSL_TICKET_STATUS status, void *arg)
+{
+	const struct tls *tls = arg;
+	struct identity peer;
+	X509 *certificate;
+	const char *why;
+	int64_t began, age;
+	size_t length;
+	void *data;
+
+	if (status != SSL_TICKET_SUCCESS && status != SSL_TICKET_SUCCESS_RENEW)
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	certificate = SSL_SESSION_get0_peer(session);
+	if (!certificate || !SSL_SESSION_get0_ticket_appdata(session, &data, &length) ||
+	    length != sizeof(began))
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	memcpy(&began, data, sizeof(began));
+	age = time(NULL) - began;
+	if (age < 0 || age >= TLS_CHAIN_SECONDS ||
+	    X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0 ||
+	    X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0 ||
+	    identity_read(&peer, certificate, IDENTITY_PEER, tls->relay.federation, &why))
+		return SSL_TICKET_RETURN_IGNORE_RENEW;
+	return SSL_TICKET_RETURN_USE_RENEW;
+}
+
+/* A passphrase can't be asked for. */
+static int no_passphrase(char *buffer, int size, int writing, void *arg)
+{
+	return -1;
+}
+
+static const char *library_reason(void)
+{
+	const char *reason = ERR_reason_error_string(ERR_peek_last_error());
+
+	return reason ? reason : "unknown reason";
+}
+
+static int readable(const char *setting, const char *file, char *error)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC);
+	int result = fd < 0 ? -errno : 0;
+
+	if (result)
+		snprintf(error, CONFIG_ERROR_MAX, "%s: %s: %s", setting, file, strerror(-result));
+	else
+		close(fd);
+	return result;
+}
+
+static int read_files(struct tls *tls, const struct config *config, char *error)
+{
+	const char *certificate = config->tls.certificate, *key = config->tls.key;
+	const char *ca = config->tls.ca;
+	int result;
+
+	if ((result = readable("tls.certificate", certificate, error)) ||
+	    (result = readable("tls.key", key, error)) || (result = readable("tls.ca", ca, error)))
+		return result;
+	if (SSL_CTX_load_verify_file(tls->context, ca) != 1)
+		snprintf(error, CONFIG_ERROR_MAX, "tls.ca: %s: holds no CA certificate in PEM (%s)",
+			 ca, library_reason());
+	else if (SSL_CTX_use_certificate_chain_file(tls->context, certificate) != 1)
+		snprintf(error, CONFIG_ERROR_MAX,
+			 "tls.certificate: %s: holds no certificate in PEM (%s)", certificate,
+			 library_reason());
+	else if (SSL_CTX_use_PrivateKey_file(tls->context, key, SSL_FILETYPE_PEM) != 1)
+		snprintf(error, CONFIG_ERROR_MAX,
+			 "tls.key: %s: is not the certificate's private key in PEM, without a "
+			 "passphrase (%s)",
+			 key, library_reason());
+	else
+		return 0;
+	return -EINVAL;
+}
+
+/* Whether peers will accept our certificate: better to learn it now than from each of them. */
+static int check_own(struct tls *tls, const struct config *config, char *error)
+{
+	X509 *certificate = SSL_CTX_get0_certificate(tls->context);
+	X509_STORE_CTX *store = X509_STORE_CTX_new();
+	STACK_OF(X509) *chain = NULL;
+	const char *why = "out of memory";
+	int result = -EINVAL;
+
+	SSL_CTX_get0_chain_certs(tls->context, &chain);
+	if (!store ||
+	    !X509_STORE_CTX_init(store, SSL_CTX_get_cert_store(tls->context), certificate, chain))
+		goto out;
+	X509_STORE_CTX_set_default(store, "ssl_server");
+	if (X509_verify_cert(store) != 1)
+		why = X509_verify_cert_error_string(X509_STORE_CTX_get_error(store));
+	else
+		result = identity_read(&tls->relay, certificate, IDENTITY_RELAY, NULL, &why);
+out:
+	if (result)
+		snprintf(error, CONFIG_ERROR_MAX, "tls.certificate: %s: peers would refuse it: %s",
+			 config->tls.certificate, why);
+	X509_STORE_CTX_free(store);
+	return result;
+}
+
+int tls_init(struct tls *tls, const struct config *config, char *error)
+{
+	static const unsigned char session_context[] = WIRE_ALPN;
+	SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+	int result;
+
+	memset(tls, 0, sizeof(*tls));
+	tls->context = context;
+	if (!context) {
+		snprintf(error, CONFIG_ERROR_MAX, "TLS: %s", library_reason());
+		return -ENOMEM;
+	}
+	SSL_CTX_set_app_data(context, tls);
+	SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
+	SSL_CTX_set_default_passwd_cb(context, no_passphrase);
+	SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, check_peer);
+	SSL_CTX_set_client_hello_cb(context, need_alpn, NULL);
+	SSL_CTX_set_alpn_select_cb(context, choose_alpn, NULL);
+	SSL_CTX_set_session_id_context(context, session_context, sizeof(session_context) - 1);
+	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF); // tickets keep no state here
+	SSL_CTX_set_timeout(context, TLS_CHAIN_SECONDS);
+	SSL_CTX_set_num_tickets(context, 1);
+	SSL_CTX_set_session_ticket_cb(context, seal_ticket, open_ticket, tls);
+	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
+	result = read_files(tls, config, error);
+	if (!result)
+		result = check_own(tls, config, error);
+	ERR_clear_error();
+	if (result)
+		tls_fini(tls);
+	return result;
+}
+
+void tls_fini(struct tls *tls)
+{
+	SSL_CTX_free(tls->context);
+	tls->context = NULL;
+}
+
+SSL *tls_accept(struct tls *tls, int fd)
+{
+	SSL *ssl = SSL_new(tls->context);
+
+	if (!ssl || !SSL_set_fd(ssl, fd)) {
+		SSL_free(ssl);
+		return NULL;
+	}
+	SSL_set_accept_state(ssl);
+	return ssl;
+}
+
+int tls_peer(struct tls *tls, SSL *ssl, struct identity *peer, const char **why)
+{
+	X509 *certificate = SSL_get0_peer_certificate(ssl);
+
+	*why = "no certificate";
+	if (!certificate)
+		return -EINVAL;
+	return identity_read(peer, certificate, IDENTITY_PEER, tls->relay.federation, why);
+}
+
+const char *tls_reason(const SSL *ssl)
+{
+	const char *own = SSL_get_app_data(ssl);
+	long verified = SSL_get_verify_result(ssl);
+
+	if (own)
+		return own;
+	if (verified != X509_V_OK)
+		return X509_verify_cert_error_string(verified);
+	return library_reason();
+}
