@@ -1,0 +1,824 @@
+/*
+ * How fast a worker forwards, beside what its core could do at best.
+ *
+ * A generator on another core feeds sealed records through in-memory ports (rings of mbufs) to the
+ * real worker, and takes what comes out. Rounds of four phases, medians over the rounds:
+ *
+ *   io       the worker's core receives and transmits bursts, and does nothing else
+ *   aead     it opens and seals records of that size under one hot key, out of its own cache
+ *   limit    the same ports and bursts, one open and one seal a record under one hot key
+ *   forward  the real worker: random sessions, random destinations
+ *
+ * Records are sealed before each phase, with sequences that go on as on a wire, so that the
+ * generator only copies them while the clock runs; what it could do is measured in the io phase.
+ * Every 1,000th record that arrives is opened and compared with what was sent.
+ */
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <rte_cycles.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_eth_ring.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_launch.h>
+#include <rte_mbuf.h>
+
+#include "frame.h"
+#include "worker.h"
+
+enum {
+	PORT = 7740,
+	HEADER = 14 + 20 + 8,
+	RX_RING = 1024,
+	TX_RING =
+		32768, // holds whatever can come of a full receive ring, so that nothing is refused
+	BUFFERS = 65535,
+	ARENA_BYTES = 512 << 20,
+	ROUND_RECORDS_MAX = 1 << 20,
+	SAMPLE = 1000, // one record of so many is opened
+	STALLED_MS = 2000,
+	PACK_MAX = 64,
+	EXTRA_ROUTES = 1024, // that come and go
+};
+
+struct options {
+	uint32_t sessions, routes, payload, pack, spread, workers, churn, seconds;
+	const char *aead;
+	int json;
+};
+
+static struct options options = {
+	.sessions = 64,
+	.routes = 64,
+	.payload = 128,
+	.pack = 1,
+	.workers = 1,
+	.seconds = 5,
+};
+
+/* A sealed record with the frame around it, ready to copy. */
+struct arena {
+	uint8_t *bytes;
+	uint32_t stride;
+	uint16_t length; // of each frame
+	uint32_t records;
+	uint32_t *from; // session of each record
+	uint32_t *to;   // route of each message
+};
+
+static struct session_table *sessions;
+static struct route_table routes;
+static const struct aead_ops *aead;
+static void *generator_aead;
+static struct worker *workers;
+static struct dataplane_config config;
+static struct port port;
+static struct rte_ring *rx_rings[DATAPLANE_WORKERS_MAX], *tx_rings[DATAPLANE_WORKERS_MAX];
+static struct rte_mempool *pool;
+static struct arena arena;
+static uint64_t *sequences;
+static const struct aead_key **up_keys; // of each session
+static struct aead_key *hot_key;
+static uint64_t random_state = 1;
+static uint64_t sent, delivered, bad, sampled;
+static uint64_t churned, churn_due; // TSC
+
+static uint64_t random_next(void)
+{
+	random_state += UINT64_C(0x9e3779b97f4a7c15);
+	return route_mix(random_state, random_state ^ UINT64_C(0xd6e8feb86659fd93));
+}
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "forward: %s\n", what);
+	exit(1);
+}
+
+static void *reserve(size_t n, size_t size)
+{
+	void *p = calloc(n, size);
+
+	if (!p)
+		fail("out of memory");
+	return p;
+}
+
+static uint16_t record_length(void)
+{
+	return (uint16_t)(WIRE_RECORD_OVERHEAD +
+			  options.pack * (WIRE_MESSAGE_HEADER + options.payload));
+}
+
+/* The frame around a peer's record. */
+static void put_frame(uint8_t *frame, uint32_t peer)
+{
+	static const uint8_t fixed[HEADER] =
+		{
+			2,    0, 0,         0,           0, 1, 2,    0,  0,  0,
+			0,    2, 0x08,      0x00, // Ethernet
+			0x45, 0, 0,         0,           0, 0, 0x40, 0,  64, 17,
+			0,    0, 10,        0,           0, 0, 10,   77, 0,  1, // IPv4
+			0,    0, PORT >> 8, PORT & 0xff, 0, 0, 0,    0,         // UDP
+		};
+
+	memcpy(frame, fixed, HEADER);
+	wire_put32(frame + 26, 10u << 24 | peer);
+	wire_put16(frame + 34, 7740);
+}
+
+static void make_session(uint32_t slot)
+{
+	uint8_t secret[WIRE_EXPORT_SIZE], frame[HEADER + 64] = {0};
+	struct session *session = aligned_alloc(64, sizeof(*session));
+	struct frame parsed;
+
+	if (!session)
+		fail("out of memory");
+	memset(session, 0, sizeof(*session));
+	session->index = slot;
+	session->tx_budget = UINT32_MAX;
+	session->record_max = WIRE_MTU_MIN - WIRE_IP_OVERHEAD;
+	session->lanes_up = 1;
+	session->lanes_down = (uint8_t)options.workers;
+	session->state = session_state_new(1, session->lanes_down);
+	for (size_t i = 0; i < sizeof(secret); i++)
+		secret[i] = (uint8_t)random_next();
+	session->rx[0] = aead->key_new(WIRE_AES_256_GCM, secret, -1);
+	secret[0] ^= 1;
+	session->tx = aead->key_new(WIRE_AES_256_GCM, secret, -1);
+	if (!session->state || !session->rx[0] || !session->tx)
+		fail("out of memory");
+	up_keys[slot] = session->rx[0];
+	put_frame(frame, slot);
+	frame_finish(frame, HEADER, 64);
+	if (!frame_parse(&parsed, frame, sizeof(frame)) ||
+	    dataplane_reply_header(&session->header, frame, HEADER))
+		fail("its own frames are not well-formed");
+	session->endpoint = parsed.source;
+	sessions->slot[slot].current = session;
+}
+
+static void make_tables(void)
+{
+	uint8_t secret[32];
+
+	for (size_t i = 0; i < sizeof(secret); i++)
+		secret[i] = (uint8_t)random_next();
+	sessions = session_table_new(options.routes + EXTRA_ROUTES);
+	if (!sessions || route_table_init(&routes, sessions, options.routes + EXTRA_ROUTES, secret))
+		fail("out of memory");
+	sequences = reserve(options.sessions, sizeof(*sequences));
+	up_keys = reserve(options.sessions, sizeof(*up_keys));
+	for (uint32_t slot = 0; slot < options.sessions; slot++)
+		make_session(slot);
+	for (uint32_t slot = 0; slot < options.routes + EXTRA_ROUTES; slot++) {
+		uint64_t words[2] = {random_next(), random_next()};
+		struct wire_id id;
+
+		memcpy(&id, words, sizeof(id));
+		// more routes than sessions: several ids stand for one session, as behind a trunk
+		sessions->slot[slot].current = sessions->slot[slot % options.sessions].current;
+		if (route_set(&routes, &id, slot))
+			fail("out of memory");
+		if (slot < options.sessions)
+			sessions->slot[slot].current->id = id;
+	}
+}
+
+static void make_ports(void)
+{
+	struct rte_eth_conf conf = {0};
+
+	pool = rte_pktmbuf_pool_create("buffers", BUFFERS, 512, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
+				       SOCKET_ID_ANY);
+	if (!pool)
+		fail("no memory for buffers");
+	port.queue_count = options.workers;
+	for (uint32_t i = 0; i < options.workers; i++) {
+		char name[32];
+		int device;
+
+		snprintf(name, sizeof(name), "rx%u", i);
+		rx_rings[i] = rte_ring_create(name, RX_RING, SOCKET_ID_ANY,
+					      RING_F_SP_ENQ | RING_F_SC_DEQ);
+		snprintf(name, sizeof(name), "tx%u", i);
+		tx_rings[i] = rte_ring_create(name, TX_RING, SOCKET_ID_ANY,
+					      RING_F_SP_ENQ | RING_F_SC_DEQ);
+		if (!rx_rings[i] || !tx_rings[i])
+			fail("no memory for rings");
+		snprintf(name, sizeof(name), "port%u", i);
+		device = rte_eth_from_rings(name, &rx_rings[i], 1, &tx_rings[i], 1, 0);
+		if (device < 0 || rte_eth_dev_configure((uint16_t)device, 1, 1, &conf) ||
+		    rte_eth_rx_queue_setup((uint16_t)device, 0, RX_RING, SOCKET_ID_ANY, NULL,
+					   pool) ||
+		    rte_eth_tx_queue_setup((uint16_t)device, 0, RX_RING, SOCKET_ID_ANY, NULL) ||
+		    rte_eth_dev_start((uint16_t)device))
+			fail("the in-memory port does not start");
+		port.queues[i] = (struct port_queue){(uint16_t)device, 0, -1, pool};
+	}
+	port.interface.mac[0] = 2;
+	port.interface.mac[5] = 9; // nobody's
+}
+
+static void make_workers(void)
+{
+	config.port = PORT;
+	config.workers = options.workers;
+	config.busy = true;
+	config.sessions = sessions;
+	config.routes = &routes;
+	config.aead = aead;
+	memset(&config.relay, 0xff, sizeof(config.relay));
+	workers = aligned_alloc(64, options.workers * sizeof(*workers));
+	if (!workers)
+		fail("out of memory");
+	memset(workers, 0, options.workers * sizeof(*workers));
+	for (uint32_t i = 0; i < options.workers; i++) {
+		if (worker_init(workers, i, &config, &port, -1))
+			fail("a worker does not start");
+	}
+}
+
+static void make_arena(void)
+{
+	arena.length = HEADER + record_length();
+	arena.stride = RTE_ALIGN_CEIL(arena.length, 64u);
+	arena.records = RTE_MIN((uint32_t)ROUND_RECORDS_MAX, ARENA_BYTES / arena.stride);
+	arena.bytes = aligned_alloc(64, (size_t)arena.records * arena.stride);
+	arena.from = reserve(arena.records, sizeof(*arena.from));
+	arena.to = reserve((size_t)arena.records * options.pack, sizeof(*arena.to));
+	if (!arena.bytes)
+		fail("out of memory");
+}
+
+static void put_payload(uint8_t *payload, uint32_t message)
+{
+	memset(payload, (int)(message % 251), options.payload);
+	if (options.payload >= 4)
+		wire_put32(payload, message);
+}
+
+/* Seals an arena full of records: each session's under its own key, or all under the hot one. */
+static void seal_arena(bool hot)
+{
+	struct aead_job jobs[64];
+	unsigned int n = 0;
+
+	for (uint32_t r = 0; r < arena.records; r++) {
+		uint32_t from = (uint32_t)(random_next() % options.sessions);
+		uint32_t to = (uint32_t)(random_next() % options.routes);
+		uint8_t *frame = arena.bytes + (size_t)r * arena.stride;
+		struct wire_record header = {
+			.class = WIRE_NORMAL,
+			.index = from,
+			.sequence = sequences[from]++,
+		};
+		uint8_t *at = frame + HEADER;
+
+		put_frame(frame, from);
+		wire_record_put(at, &header);
+		at += WIRE_RECORD_HEADER;
+		for (uint32_t m = 0; m < options.pack; m++) {
+			uint32_t message = r * options.pack + m;
+
+			if (options.spread)
+				to = (uint32_t)(random_next() % options.spread);
+			wire_message_put(at, (uint16_t)options.payload, WIRE_SEND, WIRE_HOP_LIMIT,
+					 0, message, &sessions->slot[to].id);
+			put_payload(at + WIRE_MESSAGE_HEADER, message);
+			at += WIRE_MESSAGE_HEADER + options.payload;
+			arena.to[message] = to;
+		}
+		arena.from[r] = from;
+		frame_finish(frame, HEADER, record_length());
+		jobs[n].key = hot ? hot_key : up_keys[from];
+		jobs[n].record = frame + HEADER;
+		jobs[n].length = record_length();
+		if (++n == RTE_DIM(jobs) || r + 1 == arena.records) {
+			aead->seal(generator_aead, jobs, n);
+			n = 0;
+		}
+	}
+}
+
+/* Opens a record that the worker sent, and compares its messages with what went in. */
+static void check(const uint8_t *frame, uint16_t length)
+{
+	uint8_t record[2048];
+	struct wire_record header;
+	struct wire_message message = {0};
+	struct aead_job job = {.record = record};
+	size_t at = 0, text = length - HEADER - WIRE_RECORD_OVERHEAD;
+	uint8_t expected[2048];
+
+	sampled++;
+	memcpy(record, frame + HEADER, length - HEADER);
+	if (wire_record_get(&header, record, length - HEADER) != WIRE_OK ||
+	    header.index >= options.sessions)
+		goto bad;
+	job.key = sessions->slot[header.index].current->tx;
+	job.length = length - HEADER;
+	aead->open(generator_aead, &job, 1);
+	if (!job.ok)
+		goto bad;
+	do {
+		uint32_t number;
+
+		at = wire_message_get(&message, record + WIRE_RECORD_HEADER, text, at);
+		if (!at || message.length != options.payload || message.kind != WIRE_SEND)
+			goto bad;
+		number = wire_message_tag(message.data);
+		put_payload(expected, number);
+		if (number >= arena.records * options.pack ||
+		    arena.to[number] % options.sessions != header.index ||
+		    memcmp(message.data + 8, &sessions->slot[arena.from[number / options.pack]].id,
+			   WIRE_ID_SIZE) ||
+		    memcmp(message.data + WIRE_MESSAGE_HEADER, expected, options.payload))
+			goto bad;
+	} while (at < text);
+	return;
+bad:
+	bad++;
+}
+
+/* Takes what a worker has sent; the count of messages in it. */
+static uint64_t drain(uint32_t worker, bool real)
+{
+	const uint16_t message = (uint16_t)(WIRE_MESSAGE_HEADER + options.payload);
+	static uint32_t until_sample = SAMPLE;
+	struct rte_mbuf *buffers[64];
+	uint64_t messages = 0;
+	unsigned int n;
+
+	n = rte_ring_sc_dequeue_burst(tx_rings[worker], (void **)buffers, RTE_DIM(buffers), NULL);
+	for (unsigned int i = 0; i < n; i++) {
+		messages += (rte_pktmbuf_data_len(buffers[i]) - HEADER - WIRE_RECORD_OVERHEAD) /
+			    message;
+		if (real && --until_sample == 0) {
+			until_sample = SAMPLE;
+			check(rte_pktmbuf_mtod(buffers[i], uint8_t *),
+			      rte_pktmbuf_data_len(buffers[i]));
+		}
+	}
+	if (n)
+		rte_pktmbuf_free_bulk(buffers, n);
+	return messages;
+}
+
+/* Puts up to 32 records from `*next` on into a worker's ring, as far as there is room. */
+static unsigned int feed(uint32_t worker, uint32_t *next)
+{
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	unsigned int n = RTE_MIN(FORWARD_BURST, arena.records - *next);
+
+	if (!n || rte_ring_free_count(rx_rings[worker]) < n ||
+	    rte_pktmbuf_alloc_bulk(pool, buffers, n))
+		return 0;
+	for (unsigned int i = 0; i < n; i++) {
+		char *at = rte_pktmbuf_mtod(buffers[i], char *);
+
+		for (unsigned int line = 0; line < arena.stride; line += 64)
+			__builtin_prefetch(at + line, 1);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		memcpy(rte_pktmbuf_mtod(buffers[i], void *),
+		       arena.bytes + (size_t)(*next + i) * arena.stride, arena.length);
+		buffers[i]->data_len = arena.length;
+		buffers[i]->pkt_len = arena.length;
+	}
+	rte_ring_sp_enqueue_bulk(rx_rings[worker], (void **)buffers, n, NULL);
+	*next += n;
+	return n;
+}
+
+static void free_session(struct rcu_head *head)
+{
+	free(caa_container_of(head, struct session, rcu));
+}
+
+/*
+ * What the control thread does meanwhile: peers come and go (every other update), and sessions are
+ * published anew as after a rekey or a move.
+ */
+static void churn(void)
+{
+	static bool gone;
+	static uint32_t extra;
+
+	if (churned++ % 2) {
+		uint32_t slot = (uint32_t)(random_next() % options.sessions);
+		struct session *old = sessions->slot[slot].current;
+		struct session *new = aligned_alloc(64, sizeof(*new));
+
+		if (!new)
+			fail("out of memory");
+		*new = *old;
+		for (uint32_t i = slot; i < options.routes + EXTRA_ROUTES; i += options.sessions) {
+			rcu_assign_pointer(sessions->slot[i].current, new);
+			// with many ids a session, one is enough to pay for
+			if (options.routes > options.sessions * 16)
+				break;
+		}
+		if (options.routes <= options.sessions * 16)
+			call_rcu(&old->rcu, free_session);
+		return;
+	}
+	if (!gone)
+		extra = options.routes + (uint32_t)(random_next() % EXTRA_ROUTES);
+	if (gone ? route_set(&routes, &sessions->slot[extra].id, extra)
+		 : route_remove(&routes, &sessions->slot[extra].id))
+		fail("a route was not where it should be");
+	gone = !gone;
+}
+
+static void churn_when_due(void)
+{
+	uint64_t now;
+
+	if (!options.churn)
+		return;
+	now = rte_get_tsc_cycles();
+	if (now >= churn_due) {
+		churn_due = RTE_MAX(churn_due, now - rte_get_tsc_hz() / 100) +
+			    rte_get_tsc_hz() / options.churn;
+		churn();
+	}
+}
+
+/* Sends the whole arena through; returns seconds. */
+static double pump(bool real)
+{
+	uint64_t begin = rte_get_tsc_cycles(), last = begin, end = begin;
+	uint64_t stalled = rte_get_tsc_hz() / 1000 * STALLED_MS;
+	uint64_t wanted = (uint64_t)arena.records * options.pack, got = 0;
+	uint32_t next = 0, worker = 0;
+
+	while (got < wanted && last - end < stalled) {
+		uint64_t messages = drain(worker, real);
+
+		got += messages;
+		feed(worker, &next);
+		if (real)
+			churn_when_due();
+		rcu_quiescent_state();
+		last = rte_get_tsc_cycles();
+		if (messages)
+			end = last;
+		worker = (worker + 1) % options.workers;
+	}
+	if (real) {
+		sent += wanted;
+		delivered += got;
+	}
+	return (double)(end - begin) / (double)rte_get_tsc_hz();
+}
+
+/* What runs on the worker's core in the other phases. */
+struct bare {
+	atomic_bool stop;
+	bool crypto;     // open and seal
+	uint64_t cycles; // of turns that had records
+	uint64_t records;
+	void *aead;
+	bool lone; // aead alone, out of the cache
+};
+
+static int bare_run(void *arg)
+{
+	struct bare *bare = arg;
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	struct aead_job jobs[FORWARD_BURST];
+
+	while (!atomic_load_explicit(&bare->stop, memory_order_relaxed)) {
+		uint64_t begin = rte_get_tsc_cycles();
+		unsigned int n, done;
+
+		n = rte_eth_rx_burst(port.queues[0].device, 0, buffers, FORWARD_BURST);
+		if (!n)
+			continue;
+		if (bare->crypto) {
+			for (unsigned int i = 0; i < n; i++) {
+				jobs[i].key = hot_key;
+				jobs[i].record =
+					rte_pktmbuf_mtod_offset(buffers[i], uint8_t *, HEADER);
+				jobs[i].length = rte_pktmbuf_data_len(buffers[i]) - HEADER;
+				rte_prefetch0(jobs[i].record);
+				rte_prefetch0(jobs[i].record + 64);
+			}
+			aead->open(bare->aead, jobs, n);
+			for (unsigned int i = 0; i < n; i++) {
+				if (!jobs[i].ok)
+					fail("a record of the limit's does not open");
+			}
+			aead->seal(bare->aead, jobs, n);
+		}
+		done = rte_eth_tx_burst(port.queues[0].device, 0, buffers, (uint16_t)n);
+		if (done < n)
+			fail("the port refused records");
+		bare->cycles += rte_get_tsc_cycles() - begin;
+		bare->records += n;
+	}
+	return 0;
+}
+
+static double bare_phase(bool crypto, double *ns)
+{
+	static struct bare bare;
+	double seconds;
+
+	memset(&bare, 0, sizeof(bare));
+	bare.crypto = crypto;
+	bare.aead = aead->worker_new(-1);
+	if (!bare.aead)
+		fail("out of memory");
+	seal_arena(true);
+	rte_eal_remote_launch(bare_run, &bare, 1);
+	seconds = pump(false);
+	atomic_store(&bare.stop, true);
+	rcu_thread_offline();
+	rte_eal_wait_lcore(1);
+	rcu_thread_online();
+	aead->worker_free(bare.aead);
+	if (bare.records != arena.records)
+		fail("records were lost by the in-memory port");
+	*ns = (double)bare.cycles * 1e9 / (double)rte_get_tsc_hz() / (double)bare.records;
+	return (double)arena.records / seconds;
+}
+
+static double aead_ns;
+
+static int aead_run(void *arg)
+{
+	enum { TURNS = 2000 };
+	static uint8_t records[FORWARD_BURST][2048];
+	struct aead_job jobs[FORWARD_BURST];
+	uint64_t begin;
+
+	for (int i = 0; i < FORWARD_BURST; i++) {
+		jobs[i].key = hot_key;
+		jobs[i].record = records[i];
+		jobs[i].length = record_length();
+	}
+	begin = rte_get_tsc_cycles();
+	for (int turn = 0; turn < TURNS; turn++) {
+		aead->seal(arg, jobs, FORWARD_BURST);
+		aead->open(arg, jobs, FORWARD_BURST);
+	}
+	aead_ns = (double)(rte_get_tsc_cycles() - begin) * 1e9 / (double)rte_get_tsc_hz() /
+		  (TURNS * FORWARD_BURST);
+	return 0;
+}
+
+static void aead_phase(void)
+{
+	void *worker = aead->worker_new(-1);
+
+	if (!worker)
+		fail("out of memory");
+	rte_eal_remote_launch(aead_run, worker, 1);
+	rcu_thread_offline();
+	rte_eal_wait_lcore(1);
+	rcu_thread_online();
+	aead->worker_free(worker);
+}
+
+static double forward_phase(void)
+{
+	double seconds;
+
+	seal_arena(false);
+	for (uint32_t i = 0; i < options.workers; i++) {
+		atomic_store(&workers[i].stop, false);
+		if (worker_start(&workers[i]))
+			fail("a worker does not start");
+	}
+	churn_due = rte_get_tsc_cycles();
+	seconds = pump(true);
+	rcu_thread_offline();
+	for (uint32_t i = 0; i < options.workers; i++)
+		worker_stop(&workers[i]);
+	rcu_thread_online();
+	return (double)arena.records * options.pack / seconds;
+}
+
+static int compare(const void *a, const void *b)
+{
+	const double *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+static double median(double *values, int n)
+{
+	qsort(values, (size_t)n, sizeof(*values), compare);
+	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static void start_eal(void)
+{
+	char lcores[128], *at = lcores;
+	const char *arguments[16] = {"forward",
+				     "--no-pci",
+				     "--no-telemetry",
+				     "--iova-mode",
+				     "va",
+				     "-m",
+				     "512",
+				     "--log-level",
+				     "3",
+				     "--lcores",
+				     lcores,
+				     "--main-lcore",
+				     "0"};
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	FILE *file = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
+	unsigned long pages = 0;
+	int n = 13;
+
+	if (cpus < 2)
+		fail("needs two cores");
+	at += sprintf(at, "0@%ld", cpus - 1);
+	for (uint32_t i = 0; i < options.workers; i++)
+		at += sprintf(at, ",%u@%ld", i + 1, i % (cpus - 1));
+	if (file) {
+		if (fscanf(file, "%lu", &pages) != 1)
+			pages = 0;
+		fclose(file);
+	}
+	if (pages * 2 >= 512) {
+		arguments[n++] = "--in-memory";
+	} else {
+		arguments[n++] = "--no-huge";
+		arguments[n++] = "--no-shconf";
+	}
+	if (rte_eal_init(n, (char **)(uintptr_t)arguments) < 0)
+		fail("EAL does not start");
+}
+
+static const char usage[] =
+	"usage: forward [--sessions N] [--routes N] [--payload BYTES] [--pack M] [--spread R]\n"
+	"               [--workers W] [--churn UPDATES_PER_S] [--seconds S] [--aead NAME] "
+	"[--json]\n";
+
+static uint32_t number(const char *text, const char *name, uint32_t low, uint32_t high)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (*text && !*end && value >= low && value <= high)
+		return (uint32_t)value;
+	fprintf(stderr, "forward: --%s takes a number from %u to %u\n", name, low, high);
+	exit(2);
+}
+
+static void parse(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{"sessions", 1, NULL, 's'}, {"routes", 1, NULL, 'r'},  {"payload", 1, NULL, 'b'},
+		{"pack", 1, NULL, 'm'},     {"spread", 1, NULL, 'd'},  {"workers", 1, NULL, 'w'},
+		{"churn", 1, NULL, 'c'},    {"seconds", 1, NULL, 't'}, {"aead", 1, NULL, 'a'},
+		{"json", 0, NULL, 'j'},     {"help", 0, NULL, 'h'},    {0},
+	};
+	bool routes_given = false;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		switch (c) {
+		case 's':
+			options.sessions = number(optarg, "sessions", 1, 100000);
+			break;
+		case 'r':
+			options.routes = number(optarg, "routes", 1, 1000000);
+			routes_given = true;
+			break;
+		case 'b':
+			options.payload = number(optarg, "payload", 0, 1160);
+			break;
+		case 'm':
+			options.pack = number(optarg, "pack", 1, PACK_MAX);
+			break;
+		case 'd':
+			options.spread = number(optarg, "spread", 1, 100000);
+			break;
+		case 'w':
+			options.workers = number(optarg, "workers", 1, DATAPLANE_WORKERS_MAX);
+			break;
+		case 'c':
+			options.churn = number(optarg, "churn", 0, 1000000);
+			break;
+		case 't':
+			options.seconds = number(optarg, "seconds", 1, 600);
+			break;
+		case 'a':
+			options.aead = optarg;
+			break;
+		case 'j':
+			options.json = 1;
+			break;
+		default:
+			fputs(usage, c == 'h' ? stdout : stderr);
+			exit(c == 'h' ? 0 : 2);
+		}
+	}
+	if (!routes_given)
+		options.routes = options.sessions;
+	aead = options.aead ? dataplane_aead(options.aead) : dataplane_aead_default();
+	if (!aead || optind < argc || options.routes < options.sessions ||
+	    options.spread > options.routes || record_length() > WIRE_MTU_MIN - WIRE_IP_OVERHEAD) {
+		fprintf(stderr,
+			"forward: fewer routes than sessions, more spread than routes, a record "
+			"that is too large, or an unknown cipher\n%s",
+			usage);
+		exit(2);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	enum { ROUNDS_MAX = 400 };
+	static double io[ROUNDS_MAX], generator[ROUNDS_MAX], crypto[ROUNDS_MAX], limit[ROUNDS_MAX],
+		rate[ROUNDS_MAX];
+	uint8_t secret[WIRE_EXPORT_SIZE] = {1};
+	double begin, ns, limit_msgs, share, headroom;
+	struct counters counters = {0};
+	const char *verdict = "ok";
+	int rounds = 0;
+	json_t *out;
+
+	parse(argc, argv);
+	start_eal();
+	rcu_register_thread();
+	generator_aead = aead->worker_new(-1);
+	hot_key = aead->key_new(WIRE_AES_256_GCM, secret, -1);
+	if (!generator_aead || !hot_key)
+		fail("out of memory");
+	make_tables();
+	make_ports();
+	make_workers();
+	make_arena();
+
+	begin = (double)rte_get_tsc_cycles();
+	do {
+		generator[rounds] = bare_phase(false, &io[rounds]) * options.pack;
+		aead_phase();
+		crypto[rounds] = aead_ns;
+		limit[rounds] = bare_phase(true, &ns) * options.pack * options.workers;
+		rate[rounds] = forward_phase();
+		rounds++;
+	} while (((double)rte_get_tsc_cycles() - begin) / (double)rte_get_tsc_hz() <
+			 options.seconds &&
+		 rounds < ROUNDS_MAX);
+
+	for (uint32_t i = 0; i < options.workers; i++)
+		counters_add(&counters, &workers[i].published);
+	limit_msgs = median(limit, rounds);
+	share = median(rate, rounds) / limit_msgs;
+	headroom = median(generator, rounds) / median(rate, rounds);
+	if (sent != delivered || counters.messages_delivered != sent ||
+	    !counters_balance(&counters))
+		verdict = "messages were lost";
+	else if (bad)
+		verdict = "records came out wrong";
+	else if (headroom < 1.5)
+		verdict = "the generator is too slow to say";
+	else if (1e9 / median(io, rounds) < 15e6)
+		verdict = "the bare port is slower than 15 million records a second";
+	else if (1e9 / limit_msgs * options.pack * options.workers >
+		 1.2 * (median(io, rounds) + median(crypto, rounds)))
+		verdict = "the limit is more than 1.2 times its parts";
+	out = json_pack(
+		"{s:i s:i s:i s:i s:i s:i s:i s:s s:f s:f s:f s:f s:f s:f s:I s:I s:I s:f s:i s:s}",
+		"sessions", options.sessions, "routes", options.routes, "payload", options.payload,
+		"pack", options.pack, "spread", options.spread, "workers", options.workers, "churn",
+		options.churn, "aead", aead->name, "io_ns", median(io, rounds), "aead_ns",
+		median(crypto, rounds), "msgs_per_s", median(rate, rounds), "ns_per_msg",
+		1e9 / median(rate, rounds), "limit_msgs_per_s", limit_msgs, "share_of_limit", share,
+		"lost", (json_int_t)(sent - delivered), "bad", (json_int_t)bad, "sampled",
+		(json_int_t)sampled, "generator_msgs_per_s", median(generator, rounds), "rounds",
+		rounds, "verdict", verdict);
+	if (!out)
+		fail("out of memory");
+	if (options.json) {
+		json_dumpf(out, stdout, JSON_REAL_PRECISION(6));
+		putchar('\n');
+	} else {
+		const char *key;
+		json_t *value;
+
+		json_object_foreach (out, key, value) {
+			char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+
+			printf("%-22s %s\n", key, text ? text : "");
+			free(text);
+		}
+	}
+	json_decref(out);
+	return strcmp(verdict, "ok") != 0;
+}
