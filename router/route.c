@@ -126,7 +126,9 @@ int route_set(struct route_table *routes, const struct wire_id *id, uint32_t slo
 	uint64_t hash = route_hash(routes, id);
 	uint64_t word, *at = find_word(routes, id, hash, &word);
 
-	routes->sessions->slot[slot].id = *id;
+	// a worker may be comparing it, unless it is new there
+	if (!wire_id_equal(&routes->sessions->slot[slot].id, id))
+		routes->sessions->slot[slot].id = *id;
 	if (at) {
 		__atomic_store_n(at, route_tag(hash) << WIRE_SLOT_BITS | slot, __ATOMIC_RELEASE);
 		return 0;
