@@ -92,8 +92,8 @@ static void lane_seal(struct session *session, struct lane *lane, enum wire_clas
 	wire_record_put(record->data, &header);
 	size = keys_seal(session->receiver.current, record->data,
 			 record->size - WIRE_RECORD_HEADER);
-	peer_tell(session->peer, sealed, session->receiver.current->epoch, header.lane,
-		  header.sequence);
+	peer_tell(session->peer, sealed, header.index, session->receiver.current->epoch,
+		  header.lane, header.sequence);
 	if (lane->used >= lane_share(session) / 2)
 		session_rekey_soon(session);
 	if (size < 0) {

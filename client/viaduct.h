@@ -155,10 +155,11 @@ struct viaduct_callbacks {
 	void (*closed)(struct viaduct_peer *peer);
 
 	/*
-	 * A record has been sealed: for tests that prove that no nonce is ever used twice under
-	 * one key. Must not call back into the library, and may come inside any call.
+	 * A record has been sealed: for tests that prove that no nonce (lane and sequence) is ever
+	 * used twice under one key (session index and epoch). Must not call back into the library,
+	 * and may come inside any call.
 	 */
-	void (*sealed)(struct viaduct_peer *peer, uint32_t epoch, unsigned int lane,
+	void (*sealed)(struct viaduct_peer *peer, uint32_t index, uint32_t epoch, unsigned int lane,
 		       uint64_t sequence);
 };
 

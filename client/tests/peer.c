@@ -1,0 +1,1020 @@
+/*
+ * Whole peers against a stand-in for a relay (stub.h), on loopback and in one thread.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "certificate.h"
+#include "stub.h"
+#include "viaduct.h"
+
+enum { NONCES = 1 << 16 };
+
+/* What the callbacks of one peer have seen. */
+struct seen {
+	unsigned int joined, messages, requests, errors, pongs, paths, rekeyed, warnings, failed,
+		closed, writable;
+	int error, retry_ms;
+	char text[256];
+	uint32_t tag;
+	enum viaduct_reason reason;
+	struct viaduct_message message;
+	char payload[2048];
+	uint8_t arrived[4096]; // how often each tag has come
+	bool close_on_message;
+};
+
+static char directory[] = "/tmp/viaduct-client-XXXXXX";
+static struct viaduct *v;
+static struct stub *stub;
+static struct viaduct_id nobody = {{0xff}};
+
+/* Every (index, epoch, lane, sequence) that was sealed, to see that none comes twice. */
+static struct {
+	uint64_t sequence;
+	uint32_t index, epoch;
+	unsigned int lane;
+} sealed[NONCES];
+static unsigned int sealed_count;
+
+/* ---- Callbacks ---- */
+
+static struct seen *seen_by(const struct viaduct_peer *peer)
+{
+	return viaduct_peer_user(peer);
+}
+
+static void on_joined(struct viaduct_peer *peer)
+{
+	seen_by(peer)->joined++;
+}
+
+static void on_message(struct viaduct_peer *peer, const struct viaduct_message *message)
+{
+	struct seen *seen = seen_by(peer);
+
+	seen->messages++;
+	seen->message = *message;
+	memcpy(seen->payload, message->data, message->length);
+	if (message->tag < sizeof(seen->arrived))
+		seen->arrived[message->tag]++;
+	if (message->kind == VIADUCT_REQUEST) {
+		seen->requests++;
+		assert_int_equal(viaduct_respond(peer, 0, message, "pardon", 6), 0);
+	}
+	if (seen->close_on_message)
+		viaduct_peer_close(peer, false);
+}
+
+static void on_error(struct viaduct_peer *peer, uint32_t tag, enum viaduct_reason reason)
+{
+	seen_by(peer)->errors++;
+	seen_by(peer)->tag = tag;
+	seen_by(peer)->reason = reason;
+}
+
+static void on_pong(struct viaduct_peer *peer, const struct viaduct_id *from, uint32_t tag,
+		    uint64_t rtt_ns)
+{
+	seen_by(peer)->pongs++;
+	seen_by(peer)->tag = tag;
+	assert_true(rtt_ns < UINT64_C(5000000000));
+}
+
+static void on_path(struct viaduct_peer *peer, const char *address)
+{
+	seen_by(peer)->paths++;
+}
+
+static void on_rekeyed(struct viaduct_peer *peer, uint32_t epoch)
+{
+	seen_by(peer)->rekeyed++;
+}
+
+static void on_warning(struct viaduct_peer *peer, int error, const char *text)
+{
+	struct seen *seen = seen_by(peer);
+
+	seen->warnings++;
+	seen->error = error;
+	snprintf(seen->text, sizeof(seen->text), "%s", text);
+}
+
+static void on_failed(struct viaduct_peer *peer, int error, const char *text, int retry_ms)
+{
+	struct seen *seen = seen_by(peer);
+
+	seen->failed++;
+	seen->error = error;
+	seen->retry_ms = retry_ms;
+	snprintf(seen->text, sizeof(seen->text), "%s", text);
+}
+
+static void on_closed(struct viaduct_peer *peer)
+{
+	seen_by(peer)->closed++;
+}
+
+static void on_sealed(struct viaduct_peer *peer, uint32_t index, uint32_t epoch, unsigned int lane,
+		      uint64_t sequence)
+{
+	if (sealed_count == NONCES)
+		return;
+	sealed[sealed_count].index = index;
+	sealed[sealed_count].epoch = epoch;
+	sealed[sealed_count].lane = lane;
+	sealed[sealed_count++].sequence = sequence;
+}
+
+static const struct viaduct_callbacks callbacks = {
+	.joined = on_joined,
+	.message = on_message,
+	.error = on_error,
+	.pong = on_pong,
+	.path = on_path,
+	.rekeyed = on_rekeyed,
+	.warning = on_warning,
+	.failed = on_failed,
+	.closed = on_closed,
+	.sealed = on_sealed,
+};
+
+/* ---- Running ---- */
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* One turn of both sides; waits for something to do, but not for long. */
+static void turn(void)
+{
+	struct pollfd fds[] = {{.fd = viaduct_fd(v), .events = POLLIN},
+			       {.fd = stub ? stub->epoll : -1, .events = POLLIN}};
+
+	viaduct_flush(v);
+	poll(fds, 2, 100);
+	if (stub)
+		stub_process(stub);
+	assert_true(viaduct_process(v) >= 0);
+}
+
+/* Runs until `condition` holds; the test fails if it doesn't within ten seconds. */
+#define run_until(condition)                                                                       \
+	do {                                                                                       \
+		uint64_t end_ = now_ms() + 10000;                                                  \
+		while (!(condition) && now_ms() < end_)                                            \
+			turn();                                                                    \
+		assert_true(condition);                                                            \
+	} while (0)
+
+/* Runs until everything that was sent so far has gone to the stub and back. */
+static void settle(struct viaduct_peer *peer)
+{
+	unsigned int pongs = seen_by(peer)->pongs;
+
+	assert_int_equal(viaduct_ping(peer, 0, VIADUCT_NORMAL, NULL, 1, 0), 0);
+	run_until(seen_by(peer)->pongs > pongs);
+}
+
+static const char *path(const char *name, const char *suffix)
+{
+	static char paths[4][256];
+	static unsigned int next;
+	char *text = paths[next++ % 4];
+
+	snprintf(text, sizeof(paths[0]), "%s/%s.%s", directory, name, suffix);
+	return text;
+}
+
+static struct viaduct_config config_for(const char *name, struct seen *seen)
+{
+	memset(seen, 0, sizeof(*seen));
+	return (struct viaduct_config){
+		.relay = stub->address,
+		.ca = path("ca", "pem"),
+		.certificate = path(name, "pem"),
+		.key = path(name, "key"),
+		.user = seen,
+	};
+}
+
+static struct viaduct_peer *open_peer(const struct viaduct_config *config)
+{
+	struct viaduct_peer *peer;
+
+	assert_int_equal(viaduct_peer_open(&peer, v, config, &callbacks), 0);
+	return peer;
+}
+
+/* A peer that has joined and knows its path. */
+static struct viaduct_peer *join(const char *name, struct seen *seen)
+{
+	struct viaduct_config config = config_for(name, seen);
+	struct viaduct_peer *peer = open_peer(&config);
+
+	run_until(seen->joined == 1 && seen->paths == 1);
+	return peer;
+}
+
+static struct stub_session *session_of(struct viaduct_peer *peer)
+{
+	struct wire_id id;
+
+	memcpy(&id, viaduct_peer_id(peer), sizeof(id));
+	return stub_session(stub, &id);
+}
+
+static struct viaduct_stats stats_of(struct viaduct_peer *peer)
+{
+	struct viaduct_stats stats;
+
+	viaduct_peer_stats(peer, &stats);
+	return stats;
+}
+
+static int setup(void **state)
+{
+	v = viaduct_new();
+	stub = stub_new(path("relay", "pem"), path("relay", "key"), path("ca", "pem"));
+	sealed_count = 0;
+	return v ? 0 : -1;
+}
+
+static int order(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(sealed[0]));
+}
+
+static int teardown(void **state)
+{
+	viaduct_free(v);
+	stub_free(stub);
+	qsort(sealed, sealed_count, sizeof(sealed[0]), order);
+	for (unsigned int i = 1; i < sealed_count; i++)
+		if (!order(&sealed[i], &sealed[i - 1]))
+			return -1; // a nonce was used twice
+	memset(sealed, 0, sizeof(sealed));
+	return 0;
+}
+
+/* ---- Joining and sending ---- */
+
+static void peer_joins(void **state)
+{
+	struct viaduct_session session;
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	assert_string_equal(viaduct_peer_name(peer), "spiffe://lab/default/peer-1");
+	assert_int_equal(viaduct_peer_session(peer, &session), 0);
+	assert_memory_equal(&session.relay, &stub->id, sizeof(session.relay));
+	assert_int_equal(session.mtu, 1280);
+	assert_string_equal(session.cipher, "aes-256-gcm");
+	assert_int_equal(viaduct_payload_max(peer), 1160);
+	assert_non_null(
+		strstr(stub->last_hello, "\"ciphers\":[\"aes-256-gcm\",\"chacha20-poly1305\"]"));
+	settle(peer);
+}
+
+static void peer_joins_with_what_it_wants(void **state)
+{
+	struct viaduct_session session;
+	struct viaduct_config config;
+	struct viaduct_peer *peer;
+	struct seen seen;
+
+	config = config_for("peer-1", &seen);
+	config.ciphers = "chacha20-poly1305";
+	config.lanes = 2;
+	config.mtu = 9000;
+	peer = open_peer(&config);
+	run_until(seen.joined);
+	assert_int_equal(viaduct_peer_session(peer, &session), 0);
+	assert_string_equal(session.cipher, "chacha20-poly1305");
+	assert_int_equal(session.lanes_up, 2);
+	assert_int_equal(viaduct_payload_max(peer), 8880);
+	assert_int_equal(viaduct_ping(peer, 0, VIADUCT_BULK, NULL, 9, 8000), 0);
+	run_until(seen.pongs);
+	assert_int_equal(seen.tag, 9);
+}
+
+static void messages_arrive_and_are_packed(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	for (uint32_t i = 0; i < 100; i++)
+		assert_int_equal(
+			viaduct_send(one, 0, VIADUCT_NORMAL, viaduct_peer_id(two), i, "hello", 5),
+			0);
+	run_until(seen2.messages == 100);
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(seen2.arrived[i], 1);
+	assert_memory_equal(&seen2.message.from, viaduct_peer_id(one), sizeof(nobody));
+	assert_int_equal(seen2.message.class, VIADUCT_NORMAL);
+	assert_memory_equal(seen2.payload, "hello", 5);
+	assert_int_equal(stub->largest_batch, (1280 - 80) / (24 + 5)); // as many as fit
+	assert_int_equal(viaduct_send(one, 0, VIADUCT_BULK, viaduct_peer_id(one), 1, NULL, 0), 0);
+	run_until(seen1.messages == 1); // one's own id is fine, and so is no payload
+	assert_int_equal(seen1.message.length, 0);
+}
+
+static void lanes_have_flows_of_their_own(void **state)
+{
+	struct viaduct_lane_stats lane;
+	struct viaduct_config config;
+	struct viaduct_peer *peer;
+	struct seen seen;
+
+	config = config_for("peer-1", &seen);
+	config.lanes = 3;
+	peer = open_peer(&config);
+	run_until(seen.joined);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(
+			viaduct_send(peer, i, VIADUCT_BULK, viaduct_peer_id(peer), i, "x", 1), 0);
+	run_until(seen.messages == 3);
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_true(session_of(peer)->lane_records[i] >= 1);
+		assert_int_equal(viaduct_lane_stats(peer, true, i, &lane), 0);
+		assert_int_equal(lane.records, session_of(peer)->lane_records[i]);
+	}
+	assert_int_equal(viaduct_lane_stats(peer, true, 3, &lane), -EINVAL);
+	assert_int_equal(viaduct_send(peer, 3, VIADUCT_BULK, &nobody, 0, "x", 1), -EINVAL);
+}
+
+static void misuse_is_refused(void **state)
+{
+	static char large[1161];
+	struct viaduct_config config;
+	struct viaduct_peer *peer;
+	struct seen seen;
+
+	config = config_for("peer-1", &seen);
+	peer = open_peer(&config);
+	assert_int_equal(viaduct_send(peer, 0, VIADUCT_BULK, &nobody, 0, "x", 1), -ENOTCONN);
+	assert_int_equal(viaduct_rekey(peer), -ENOTCONN);
+	assert_int_equal(viaduct_roam(peer), -ENOTCONN);
+	run_until(seen.joined);
+	assert_int_equal(viaduct_send(peer, 0, VIADUCT_BULK, &nobody, 0, large, 1161), -EMSGSIZE);
+	assert_int_equal(viaduct_send(peer, 0, 3, &nobody, 0, "x", 1), -EINVAL);
+	assert_int_equal(viaduct_send(peer, 0, VIADUCT_BULK, &nobody, VIADUCT_TAG_MAX + 1u, "x", 1),
+			 -EINVAL);
+	config.lanes = 9;
+	assert_int_equal(viaduct_peer_open(&peer, v, &config, &callbacks), -EINVAL);
+	config.lanes = 1;
+	config.ciphers = "aes-256-gcm,rot13";
+	assert_int_equal(viaduct_peer_open(&peer, v, &config, &callbacks), -EINVAL);
+	config.ciphers = NULL;
+	config.relay = "fd77::1:7740";
+	assert_int_equal(viaduct_peer_open(&peer, v, &config, &callbacks), -EINVAL);
+	config.relay = stub->address;
+	config.certificate = "/nowhere/at-all.pem";
+	assert_int_equal(viaduct_peer_open(&peer, v, &config, &callbacks), -ENOENT);
+	assert_string_equal(viaduct_open_error(v),
+			    "/nowhere/at-all.pem: No such file or directory");
+	config.certificate = path("peer-2", "pem"); // peer-1's key
+	assert_int_equal(viaduct_peer_open(&peer, v, &config, &callbacks), -EKEYREJECTED);
+}
+
+static void errors_name_the_message(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	assert_int_equal(viaduct_send(peer, 0, VIADUCT_BULK, &nobody, 77, "x", 1), 0);
+	run_until(seen.errors);
+	assert_int_equal(seen.tag, 77);
+	assert_int_equal(seen.reason, VIADUCT_NO_ROUTE);
+}
+
+static void peers_ping_each_other(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	assert_int_equal(viaduct_ping(one, 0, VIADUCT_CRITICAL, viaduct_peer_id(two), 5, 100), 0);
+	run_until(seen1.pongs == 1);
+	assert_int_equal(seen1.tag, 5);
+	assert_int_equal(seen2.messages, 0); // the library answers
+}
+
+/* ---- Requests and questions ---- */
+
+static int last_result;
+static unsigned int results;
+
+static void on_response(struct viaduct_peer *peer, void *user, int result,
+			const struct viaduct_message *response)
+{
+	results++;
+	last_result = result;
+	if (!result)
+		assert_memory_equal(response->data, "pardon", 6);
+	else
+		assert_null(response);
+}
+
+static int request(struct viaduct_peer *peer, const struct viaduct_id *to, unsigned int timeout_ms)
+{
+	return viaduct_request(peer, 0, VIADUCT_NORMAL, to, "what", 4, timeout_ms, on_response,
+			       NULL);
+}
+
+static void requests_are_answered(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	results = 0;
+	for (int i = 0; i < 1000; i++)
+		assert_int_equal(request(one, viaduct_peer_id(two), 5000), 0);
+	assert_int_equal(stats_of(one).requests, 1000);
+	run_until(results == 1000);
+	assert_int_equal(last_result, 0);
+	assert_int_equal(seen2.requests, 1000);
+	assert_int_equal(stats_of(one).requests, 0);
+
+	assert_int_equal(request(one, &nobody, 5000), 0); // the relay knows at once
+	run_until(results == 1001);
+	assert_int_equal(last_result, VIADUCT_NO_ROUTE);
+	assert_int_equal(seen1.errors, 0);
+
+	stub->lose = 1;
+	assert_int_equal(request(one, viaduct_peer_id(two), 50), 0);
+	run_until(results == 1002);
+	assert_int_equal(last_result, -ETIMEDOUT);
+}
+
+static void requests_have_a_limit(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	unsigned int open = 0;
+
+	stub->mute = true;
+	results = 0;
+	for (; open < VIADUCT_REQUESTS_MAX; open++) {
+		if (request(peer, &nobody, 60000))
+			break;
+		if (open % 1000 == 0)
+			turn();
+	}
+	assert_int_equal(open, VIADUCT_REQUESTS_MAX);
+	assert_int_equal(request(peer, &nobody, 60000), -EBUSY);
+	stub->mute = false;
+	while (!results) // what was in the stub's socket buffer gets its error
+		turn();
+	stub_say(stub, session_of(peer), "{\"event\":\"closing\"}");
+	run_until(seen.failed == 1); // all others are told that the session is lost
+	assert_int_equal(results, VIADUCT_REQUESTS_MAX);
+	assert_int_equal(last_result, -ENOTCONN);
+	assert_int_equal(seen.error, VIADUCT_E_CLOSING);
+}
+
+static unsigned int listed, list_calls;
+static int list_error;
+static bool list_done;
+
+static void on_list(struct viaduct_peer *peer, void *user, int error,
+		    const struct viaduct_entry *entries, size_t count, bool more)
+{
+	list_calls++;
+	listed += (unsigned int)count;
+	list_error = error;
+	list_done = !more;
+	for (size_t i = 0; i < count; i++)
+		assert_memory_equal(entries[i].name, "spiffe://lab/default/peer-", 26);
+}
+
+static void lists_come_in_parts(void **state)
+{
+	struct seen seen1, seen2, seen3;
+	struct viaduct_peer *peer = join("peer-1", &seen1);
+
+	join("peer-2", &seen2);
+	join("peer-3", &seen3);
+	listed = list_calls = 0;
+	list_done = false;
+	stub->lose = 1; // the question is repeated
+	assert_int_equal(viaduct_peers(peer, "default", on_list, NULL), 0);
+	run_until(list_done);
+	assert_int_equal(list_error, 0);
+	assert_int_equal(listed, 3);
+	assert_int_equal(list_calls, 3);
+}
+
+static char control_answer[256];
+
+static void on_control(struct viaduct_peer *peer, void *user, int error, const char *answer,
+		       size_t length)
+{
+	assert_int_equal(error, 0);
+	assert_int_equal(strlen(answer), length);
+	snprintf(control_answer, sizeof(control_answer), "%s", answer);
+}
+
+static void control_is_open_to_new_questions(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	control_answer[0] = '\0';
+	assert_int_equal(viaduct_control(peer, "{\"op\":\"dance\"}", on_control, NULL), 0);
+	run_until(control_answer[0]);
+	assert_non_null(strstr(control_answer, "unsupported"));
+}
+
+/* ---- Rekey, roam, take-over, leaving ---- */
+
+static void rekey_loses_nothing(void **state)
+{
+	struct viaduct_session session;
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	uint32_t sent = 0;
+
+	assert_int_equal(viaduct_rekey(peer), 0);
+	while (!seen.rekeyed || sent < 500) {
+		assert_int_equal(viaduct_send(peer, 0, VIADUCT_NORMAL, viaduct_peer_id(peer),
+					      sent++, "x", 1),
+				 0);
+		turn();
+		assert_true(sent < sizeof(seen.arrived));
+	}
+	settle(peer);
+	for (uint32_t i = 0; i < sent; i++)
+		assert_int_equal(seen.arrived[i], 1);
+	assert_int_equal(viaduct_peer_session(peer, &session), 0);
+	assert_int_equal(session.epoch, 1);
+	assert_int_equal(stub->rekeys, 1);
+	assert_int_equal(stub->resumed, 1);
+	assert_int_equal(viaduct_rekey(peer), -EALREADY); // the old phase is not over
+	assert_ptr_equal(session_of(peer)->sends, session_of(peer)->receiver.current);
+}
+
+static void rekey_follows_the_records(void **state)
+{
+	struct viaduct_session session;
+	struct viaduct_peer *peer;
+	struct seen seen;
+
+	stub->key_records = 200;
+	peer = join("peer-1", &seen);
+	for (uint32_t i = 0; i < 99; i++) {
+		assert_int_equal(
+			viaduct_send(peer, 0, VIADUCT_BULK, viaduct_peer_id(peer), i, "x", 1), 0);
+		viaduct_flush(v);
+	}
+	run_until(seen.rekeyed == 1);
+	run_until(seen.messages == 99);
+
+	// the next half is used up at once, and a rekey is not to be had: no record too many
+	stub->answer = "{\"error\":\"rekey\",\"detail\":\"not now\"}";
+	for (uint32_t i = 0; i < 300; i++) {
+		int ret = viaduct_send(peer, 0, VIADUCT_BULK, viaduct_peer_id(peer), 1000 + i, "x",
+				       1);
+
+		assert_true(ret == 0 || ret == VIADUCT_E_KEY_EXHAUSTED);
+		turn();
+	}
+	for (unsigned int i = 0, epochs[2] = {0}; i < sealed_count; i++) {
+		assert_true(sealed[i].epoch < 2);
+		assert_true(++epochs[sealed[i].epoch] <= 200);
+	}
+	run_until(seen.warnings); // once the old phase is over, it was asked for, and refused
+	assert_int_equal(seen.error, VIADUCT_E_PROTOCOL);
+	assert_string_equal(seen.text, "no rekey: the relay refused: rekey, not now");
+	stub->answer = NULL;
+	run_until(seen.rekeyed == 2); // it is tried again
+	assert_int_equal(viaduct_send(peer, 0, VIADUCT_BULK, viaduct_peer_id(peer), 2000, "x", 1),
+			 0);
+	run_until(seen.arrived[2000]);
+	assert_int_equal(viaduct_peer_session(peer, &session), 0);
+	assert_int_equal(session.epoch, 2);
+	assert_int_equal(seen.failed, 0);
+}
+
+static void rekey_when_told(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub_say(stub, session_of(peer), "{\"event\":\"rekey\"}");
+	run_until(seen.rekeyed == 1);
+}
+
+static void roaming_loses_nothing(void **state)
+{
+	struct viaduct_config config;
+	struct viaduct_peer *peer;
+	struct sockaddr_in before;
+	struct seen seen;
+	uint32_t sent = 0;
+
+	config = config_for("peer-1", &seen);
+	config.lanes = 2;
+	peer = open_peer(&config);
+	run_until(seen.joined && seen.paths == 1);
+	before = session_of(peer)->address;
+	assert_int_equal(viaduct_roam(peer), 0);
+	assert_int_equal(viaduct_roam(peer), -EBUSY);
+	while (seen.paths == 1 || sent < 500) {
+		assert_int_equal(viaduct_send(peer, sent % 2, VIADUCT_NORMAL, viaduct_peer_id(peer),
+					      sent, "x", 1),
+				 0);
+		sent++;
+		turn();
+		assert_true(sent < sizeof(seen.arrived));
+	}
+	settle(peer);
+	run_until(seen.messages == sent);
+	for (uint32_t i = 0; i < sent; i++)
+		assert_int_equal(seen.arrived[i], 1);
+	assert_int_not_equal(session_of(peer)->address.sin_port, before.sin_port);
+	// what the relay had sent to the old address before it knew better
+	session_of(peer)->address = before;
+	stub_say(stub, session_of(peer), "{\"event\":\"rekey\"}");
+	run_until(seen.rekeyed);
+}
+
+static void replaced_peers_stay_away(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub_say(stub, session_of(peer), "{\"event\":\"replaced\"}");
+	run_until(seen.failed);
+	assert_int_equal(seen.error, VIADUCT_E_REPLACED);
+	assert_int_equal(seen.retry_ms, -1);
+	assert_false(viaduct_peer_joined(peer));
+	viaduct_peer_close(peer, true); // nothing left to leave: gone at once
+	assert_int_equal(stub->hellos, 1);
+}
+
+static void leaving_is_said(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	struct stub_session *session = session_of(peer);
+
+	viaduct_peer_close(peer, true);
+	run_until(seen.closed);
+	assert_false(session->used);
+}
+
+static void leaving_ends_without_an_answer(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub->mute = true;
+	viaduct_peer_close(peer, true);
+	run_until(seen.closed);
+}
+
+static void closing_in_a_callback_is_fine(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	struct viaduct_id id = *viaduct_peer_id(peer);
+
+	seen.close_on_message = true;
+	for (uint32_t i = 0; i < 10; i++)
+		assert_int_equal(viaduct_send(peer, 0, VIADUCT_BULK, &id, i, "x", 1), 0);
+	run_until(seen.messages);
+	turn();
+	assert_int_equal(seen.messages, 1);
+	assert_int_equal(seen.failed, 0);
+}
+
+/* ---- What goes wrong ---- */
+
+static void bad_records_are_counted(void **state)
+{
+	struct wire_id from = {{1}};
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	struct stub_session *session = session_of(peer);
+	uint8_t record[256];
+	size_t size;
+
+	size = stub_seal(session, record, WIRE_NORMAL, WIRE_SEND, 1, &from, "x", 1);
+	stub_transmit(stub, session, record, size);
+	stub_transmit(stub, session, record, size); // again
+	size = stub_seal(session, record, WIRE_NORMAL, WIRE_SEND, 2, &from, "x", 1);
+	record[20] ^= 1;
+	stub_transmit(stub, session, record, size);
+	stub_transmit(stub, session, record, 30);
+	stub_transmit(stub, session, record, 0);
+	size = stub_seal(session, record, WIRE_NORMAL, WIRE_SEND, 3, &from, "x", 1);
+	record[4] ^= 1; // another session's
+	stub_transmit(stub, session, record, size);
+	size = stub_seal(session, record, WIRE_NORMAL, WIRE_KIND_CONTROL, 0, &from,
+			 "{\"event\":\"replaced\"}", 20); // not from the relay
+	stub_transmit(stub, session, record, size);
+	size = stub_seal(session, record, WIRE_NORMAL, WIRE_RESPONSE, 0x80010000, &from, "x", 1);
+	stub_transmit(stub, session, record, size); // nobody has asked
+	settle(peer);
+	assert_int_equal(seen.messages, 1);
+	assert_int_equal(seen.failed, 0);
+	assert_int_equal(stats_of(peer).replayed, 1);
+	assert_int_equal(stats_of(peer).forged, 1);
+	assert_int_equal(stats_of(peer).malformed, 4);
+	assert_int_equal(stats_of(peer).unmatched, 1);
+	assert_int_equal(stats_of(peer).lost, 2); // what did not open, and what was another's
+}
+
+static void data_port_is_missed(void **state)
+{
+	struct viaduct_config config;
+	uint64_t begin = now_ms();
+	struct seen seen;
+
+	stub->mute = true;
+	config = config_for("peer-1", &seen);
+	config.no_reconnect = true;
+	open_peer(&config);
+	run_until(seen.failed);
+	assert_int_equal(seen.error, VIADUCT_E_DATA_PORT);
+	assert_int_equal(seen.retry_ms, -1);
+	assert_non_null(strstr(seen.text, "joined, but the data port 127.0.0.1:"));
+	assert_true(now_ms() - begin >= 2900);
+}
+
+static void silent_relay_is_joined_again(void **state)
+{
+	struct viaduct_peer *peer;
+	struct seen seen;
+
+	stub->expiry = 1;
+	peer = join("peer-1", &seen);
+	stub->mute = true;
+	results = 0;
+	assert_int_equal(request(peer, &nobody, 60000), 0);
+	run_until(seen.failed);
+	assert_int_equal(seen.error, VIADUCT_E_EXPIRED);
+	assert_true(seen.retry_ms >= 0);
+	assert_int_equal(results, 1);
+	assert_int_equal(last_result, -ENOTCONN);
+	stub->mute = false;
+	run_until(seen.joined == 2);
+	settle(peer);
+}
+
+static void keepalive_keeps_alive(void **state)
+{
+	struct viaduct_peer *peer;
+	struct seen seen;
+	uint64_t end;
+
+	stub->keepalive = 1;
+	stub->expiry = 2;
+	peer = join("peer-1", &seen);
+	stub->pings = 0;
+	for (end = now_ms() + 3000; now_ms() < end;)
+		turn();
+	assert_in_range(stub->pings, 2, 4); // not more than it takes
+	assert_int_equal(seen.failed, 0);
+	assert_true(viaduct_peer_joined(peer));
+}
+
+static void first_records_may_get_lost(void **state)
+{
+	struct viaduct_config config;
+	struct seen seen;
+
+	stub->lose = 3;
+	config = config_for("peer-1", &seen);
+	open_peer(&config);
+	run_until(seen.joined);
+	assert_int_equal(seen.failed, 0);
+}
+
+static void busy_relays_are_left_alone(void **state)
+{
+	struct viaduct_config config;
+	struct seen seen;
+
+	stub->answer = "{\"error\":\"busy\",\"detail\":\"many\",\"retry_after\":0.4}";
+	config = config_for("peer-1", &seen);
+	open_peer(&config);
+	run_until(seen.failed);
+	assert_int_equal(seen.error, VIADUCT_E_BUSY);
+	assert_true(seen.retry_ms >= 400);
+	assert_string_equal(seen.text, "the relay refused: busy, many");
+	stub->answer = NULL;
+	run_until(seen.joined);
+}
+
+/* Opens a peer that does not try again, and returns how it fails. */
+static int failure(const char *name, struct seen *seen)
+{
+	struct viaduct_config config = config_for(name, seen);
+	struct viaduct_peer *peer;
+
+	config.no_reconnect = true;
+	peer = open_peer(&config);
+	run_until(seen->failed);
+	viaduct_peer_close(peer, false);
+	return seen->error;
+}
+
+static void bad_answers_are_refused(void **state)
+{
+	static const char *const answers[] = {"{}", "hello", "[]", "{\"viaduct\":2}"};
+	struct seen seen;
+
+	for (size_t i = 0; i < 4; i++) {
+		stub->answer = answers[i];
+		assert_int_equal(failure("peer-1", &seen), VIADUCT_E_PROTOCOL);
+	}
+	stub->answer = NULL;
+	stub->patch = "{\"id\":\"aaaaaaaaaaaaaaaaaaaaaaaaaa\"}";
+	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_PROTOCOL);
+	stub->patch = "{\"relay\":\"aaaaaaaaaaaaaaaaaaaaaaaaaa\"}";
+	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_PROTOCOL);
+	stub->patch = "{\"epoch\":1}";
+	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_PROTOCOL);
+	stub->answer = "{\"error\":\"full\"}";
+	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_FULL);
+}
+
+static void certificates_are_checked(void **state)
+{
+	static const char *const relays[] = {"peer-2", "stranger", "other-relay", "late-relay"};
+	static const char *const texts[] = {
+		"unsuitable certificate purpose",
+		"unable to get local issuer certificate",
+		"spiffe://other/relay/relay is not of federation lab",
+		"certificate has expired",
+	};
+	struct seen seen;
+
+	for (size_t i = 0; i < 4; i++) {
+		stub_free(stub);
+		stub = stub_new(path(relays[i], "pem"), path(relays[i], "key"), path("ca", "pem"));
+		assert_int_equal(failure("peer-1", &seen), VIADUCT_E_TLS);
+		assert_non_null(strstr(seen.text, texts[i]));
+	}
+	stub_free(stub);
+	stub = stub_new(path("relay", "pem"), path("relay", "key"), path("stranger-ca", "pem"));
+	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_TLS); // by the relay's alert
+	assert_non_null(strstr(seen.text, "alert unknown ca"));
+}
+
+static void absent_relays_are_tried_again(void **state)
+{
+	struct viaduct_config config;
+	struct seen seen;
+	char address[64];
+
+	config = config_for("peer-1", &seen);
+	strcpy(address, stub->address);
+	config.relay = address;
+	stub_free(stub);
+	stub = NULL;
+	open_peer(&config);
+	run_until(seen.failed == 2);
+	assert_int_equal(seen.error, -ECONNREFUSED);
+	assert_string_equal(seen.text, "can't connect: Connection refused");
+	stub = stub_new(path("relay", "pem"), path("relay", "key"), path("ca", "pem"));
+}
+
+static void names_are_looked_up(void **state)
+{
+	struct viaduct_config config;
+	struct seen seen1, seen2;
+	char address[64];
+
+	snprintf(address, sizeof(address), "localhost%s", strchr(stub->address, ':'));
+	config = config_for("peer-1", &seen1);
+	config.relay = address;
+	open_peer(&config);
+	config = config_for("peer-2", &seen2);
+	config.relay = address;
+	open_peer(&config);
+	run_until(seen1.joined && seen2.joined);
+}
+
+static void many_share_few_handshakes(void **state)
+{
+	struct viaduct_config config;
+	struct seen seen[3];
+	char name[16];
+
+	viaduct_handshakes_limit(v, 1);
+	for (int i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "peer-%d", i + 1);
+		config = config_for(name, &seen[i]);
+		open_peer(&config);
+	}
+	run_until(seen[0].joined && seen[1].joined && seen[2].joined);
+}
+
+/* ---- The federation ---- */
+
+static void issue(const struct certificate *authority, const char *file, const char *federation,
+		  const char *cluster, const char *name, time_t days)
+{
+	time_t now = time(NULL);
+	struct certificate_request request = {.federation = federation,
+					      .cluster = cluster,
+					      .name = name,
+					      .not_before = now - 86400,
+					      .not_after = now + days * 86400};
+	struct certificate issued = {0};
+
+	assert_int_equal(certificate_issue(&issued, authority, &request), 0);
+	assert_int_equal(certificate_write(&issued, directory, file, false), 0);
+	certificate_fini(&issued);
+}
+
+static int federation_make(void **state)
+{
+	struct certificate authority = {0}, stranger = {0};
+	time_t now = time(NULL);
+
+	if (!mkdtemp(directory))
+		return -1;
+	assert_int_equal(certificate_authority(&authority, "lab", now - 60, now + 86400), 0);
+	assert_int_equal(certificate_write(&authority, directory, "ca", false), 0);
+	issue(&authority, "relay", "lab", "relay", "relay", 1);
+	issue(&authority, "late-relay", "lab", "relay", "relay", 0);
+	issue(&authority, "other-relay", "other", "relay", "relay", 1);
+	issue(&authority, "peer-1", "lab", "default", "peer-1", 1);
+	issue(&authority, "peer-2", "lab", "default", "peer-2", 1);
+	issue(&authority, "peer-3", "lab", "default", "peer-3", 1);
+	assert_int_equal(certificate_authority(&stranger, "lab", now - 60, now + 86400), 0);
+	assert_int_equal(certificate_write(&stranger, directory, "stranger-ca", false), 0);
+	issue(&stranger, "stranger", "lab", "relay", "relay", 1);
+	certificate_fini(&authority);
+	certificate_fini(&stranger);
+	return 0;
+}
+
+static int federation_remove(void **state)
+{
+	static const char *const files[] = {"ca",          "relay",       "late-relay",
+					    "other-relay", "peer-1",      "peer-2",
+					    "peer-3",      "stranger-ca", "stranger"};
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		unlink(path(files[i], "pem"));
+		unlink(path(files[i], "key"));
+	}
+	return rmdir(directory);
+}
+
+#define client_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		client_test(peer_joins),
+		client_test(peer_joins_with_what_it_wants),
+		client_test(messages_arrive_and_are_packed),
+		client_test(lanes_have_flows_of_their_own),
+		client_test(misuse_is_refused),
+		client_test(errors_name_the_message),
+		client_test(peers_ping_each_other),
+		client_test(requests_are_answered),
+		client_test(requests_have_a_limit),
+		client_test(lists_come_in_parts),
+		client_test(control_is_open_to_new_questions),
+		client_test(rekey_loses_nothing),
+		client_test(rekey_follows_the_records),
+		client_test(rekey_when_told),
+		client_test(roaming_loses_nothing),
+		client_test(replaced_peers_stay_away),
+		client_test(leaving_is_said),
+		client_test(leaving_ends_without_an_answer),
+		client_test(closing_in_a_callback_is_fine),
+		client_test(bad_records_are_counted),
+		client_test(data_port_is_missed),
+		client_test(silent_relay_is_joined_again),
+		client_test(keepalive_keeps_alive),
+		client_test(first_records_may_get_lost),
+		client_test(busy_relays_are_left_alone),
+		client_test(bad_answers_are_refused),
+		client_test(certificates_are_checked),
+		client_test(absent_relays_are_tried_again),
+		client_test(names_are_looked_up),
+		client_test(many_share_few_handshakes),
+	};
+
+	return cmocka_run_group_tests(tests, federation_make, federation_remove);
+}
