@@ -57,7 +57,7 @@ struct viaduct_peer {
 #define peer_tell(peer, name, ...)                                                                 \
 	do {                                                                                       \
 		if ((peer)->callbacks->name)                                                       \
-			(peer)->callbacks->name(peer __VA_OPT__(, ) __VA_ARGS__);                  \
+			(peer)->callbacks->name(peer, ##__VA_ARGS__);                              \
 	} while (0)
 
 /* For dial.c: the relay has answered hello. */
