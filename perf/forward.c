@@ -34,6 +34,7 @@
 
 enum {
 	PORT = 7740,
+	MTU = 1500, // eight messages of 128 bytes need more than 1,280
 	HEADER = 14 + 20 + 8,
 	RX_RING = 1024,
 	TX_RING =
@@ -144,7 +145,7 @@ static void make_session(uint32_t slot)
 	memset(session, 0, sizeof(*session));
 	session->index = slot;
 	session->tx_budget = UINT32_MAX;
-	session->record_max = WIRE_MTU_MIN - WIRE_IP_OVERHEAD;
+	session->record_max = MTU - WIRE_IP_OVERHEAD;
 	session->lanes_up = 1;
 	session->lanes_down = (uint8_t)options.workers;
 	session->state = session_state_new(1, session->lanes_down);
@@ -699,7 +700,7 @@ static void parse(int argc, char **argv)
 			routes_given = true;
 			break;
 		case 'b':
-			options.payload = number(optarg, "payload", 0, 1160);
+			options.payload = number(optarg, "payload", 0, MTU - WIRE_PAYLOAD_OVERHEAD);
 			break;
 		case 'm':
 			options.pack = number(optarg, "pack", 1, PACK_MAX);
@@ -731,7 +732,7 @@ static void parse(int argc, char **argv)
 		options.routes = options.sessions;
 	aead = options.aead ? dataplane_aead(options.aead) : dataplane_aead_default();
 	if (!aead || optind < argc || options.routes < options.sessions ||
-	    options.spread > options.routes || record_length() > WIRE_MTU_MIN - WIRE_IP_OVERHEAD) {
+	    options.spread > options.routes || record_length() > MTU - WIRE_IP_OVERHEAD) {
 		fprintf(stderr,
 			"forward: fewer routes than sessions, more spread than routes, a record "
 			"that is too large, or an unknown cipher\n%s",
