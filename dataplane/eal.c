@@ -41,17 +41,39 @@ static size_t huge_free(void)
 	return sum;
 }
 
+// Writes a set like 0-3,8.
+static void cores_format(char *text, size_t size, const cpu_set_t *cores)
+{
+	size_t length = 0;
+
+	*text = 0;
+	for (int first = 0; first < CPU_SETSIZE && length < size; first++) {
+		int last = first;
+
+		if (!CPU_ISSET(first, cores))
+			continue;
+		while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, cores))
+			last++;
+		length += (size_t)snprintf(text + length, size - length, "%s%d", length ? "," : "",
+					   first);
+		if (last > first && length < size)
+			length += (size_t)snprintf(text + length, size - length, "-%d", last);
+		first = last;
+	}
+}
+
 static int core_check(int core, char *error)
 {
 	cpu_set_t cores;
+	char text[64];
 
 	if (sched_getaffinity(0, sizeof(cores), &cores))
 		return -errno;
 	if (core >= 0 && core < CPU_SETSIZE && CPU_ISSET(core, &cores))
 		return 0;
-	snprintf(error, DATAPLANE_ERROR_MAX,
-		 "CPU %d can't be used: this process may run on %d (taskset -p %d shows which)",
-		 core, CPU_COUNT(&cores), getpid());
+	cores_format(text, sizeof(text), &cores);
+	snprintf(error, DATAPLANE_ERROR_MAX, "CPU %d can't be used: this process may run on %s",
+		 core, text);
 	return -EINVAL;
 }
 

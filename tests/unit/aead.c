@@ -2,12 +2,8 @@
  * Every cipher implementation against the protocol's test vectors, against the others, and against
  * every flipped bit.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "test.h"
 
-#include <cmocka.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>

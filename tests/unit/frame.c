@@ -1,12 +1,8 @@
 /*
  * Headers in front of records: what is taken for a datagram, and how answers look.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "test.h"
 
-#include <cmocka.h>
 #include <stdlib.h>
 
 #include "dataplane.h"
