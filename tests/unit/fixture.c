@@ -64,11 +64,13 @@ static struct peer *peer_of(struct fixture *fixture, uint32_t index)
 static void hear(struct fixture *fixture, struct sent *sent)
 {
 	struct wire_record header;
+	enum wire_parse parsed = wire_record_get(&header, sent->record, sent->length);
 	struct peer *peer;
 	uint8_t *text = sent->record + WIRE_RECORD_HEADER;
 	size_t length = sent->length - WIRE_RECORD_OVERHEAD;
+	bool opened;
 
-	assert(wire_record_get(&header, sent->record, sent->length) == WIRE_OK);
+	assert(parsed == WIRE_OK);
 	peer = peer_of(fixture, header.index);
 	assert(peer);
 	assert(sent->length <= peer->session->record_max);
@@ -76,7 +78,8 @@ static void hear(struct fixture *fixture, struct sent *sent)
 	assert(header.sequence >= peer->seen[header.lane]);
 	peer->seen[header.lane] = header.sequence + 1;
 	assert(peer->down[header.phase]);
-	assert(toy_open(peer->down[header.phase], sent->record, sent->length));
+	opened = toy_open(peer->down[header.phase], sent->record, sent->length);
+	assert(opened);
 	for (size_t at = 0; at < length;) {
 		struct wire_message message;
 		struct heard *heard;
@@ -167,6 +170,7 @@ struct fixture *fixture_new(void)
 {
 	static const uint8_t secret[32] = {1, 2, 3, 4, 5};
 	struct fixture *fixture = calloc(1, sizeof(*fixture));
+	int r;
 
 	assert(fixture);
 	rcu_register_thread();
@@ -174,7 +178,8 @@ struct fixture *fixture_new(void)
 	fixture->now_ms = 1000;
 	fixture->sessions = session_table_new(FIXTURE_SLOTS);
 	assert(fixture->sessions);
-	assert(route_table_init(&fixture->routes, fixture->sessions, 0, secret) == 0);
+	r = route_table_init(&fixture->routes, fixture->sessions, 0, secret);
+	assert(r == 0);
 	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
 		struct fixture_worker *worker = &fixture->workers[i];
 
@@ -289,9 +294,11 @@ struct peer *peer_new(struct fixture *fixture, uint32_t slot)
 {
 	struct wire_id id = {{'p', 'e', 'e', 'r', (uint8_t)(slot >> 8), (uint8_t)slot}};
 	struct peer *peer = peer_add(fixture, &id, slot);
+	int r;
 
 	rcu_assign_pointer(fixture->sessions->slot[slot].current, peer->session);
-	assert(route_set(&fixture->routes, &id, slot) == 0);
+	r = route_set(&fixture->routes, &id, slot);
+	assert(r == 0);
 	return peer;
 }
 
@@ -426,7 +433,7 @@ struct forward_input *peer_says(struct fixture *fixture, struct peer *peer, uint
 		.index = peer->index,
 		.sequence = peer->next[lane]++,
 	};
-	uint8_t text[FIXTURE_RECORD_MAX];
+	uint8_t text[FIXTURE_RECORD_MAX] = {0};
 	uint16_t length = 0;
 
 	for (unsigned int i = 0; i < n; i++) {

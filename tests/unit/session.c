@@ -48,8 +48,8 @@ static void test_layout(void **state)
 
 static void test_state(void **state)
 {
-	for (uint8_t up = 1; up <= WIRE_LANES_MAX; up++) {
-		for (uint8_t down = 1; down <= WIRE_LANES_MAX; down++) {
+	for (int up = 1; up <= WIRE_LANES_MAX; up++) {
+		for (int down = 1; down <= WIRE_LANES_MAX; down++) {
 			struct session session = {.lanes_up = up, .lanes_down = down};
 
 			session.state = session_state_new(up, down);
@@ -58,7 +58,7 @@ static void test_state(void **state)
 			assert_int_equal(session.state->lanes_up, up);
 			assert_int_equal(session.state->lanes_down, down);
 			// every lane is there, and no two overlap
-			for (uint8_t i = 0; i < up; i++) {
+			for (int i = 0; i < up; i++) {
 				struct session_rx *lane = session_rx_lane(&session, i);
 
 				assert_int_equal((uintptr_t)lane % 64, 0);
@@ -66,7 +66,7 @@ static void test_state(void **state)
 				assert_int_equal(lane->window.next, 0);
 				memset(lane, 0xff, sizeof(*lane));
 			}
-			for (uint8_t i = 0; i < down; i++) {
+			for (int i = 0; i < down; i++) {
 				struct session_tx *lane = session_tx_lane(&session, i);
 
 				assert_int_equal((uintptr_t)lane % 64, 0);

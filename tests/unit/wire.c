@@ -125,7 +125,7 @@ static void expect_message(const char *name, const struct wire_message *message)
 	uint8_t bytes[256];
 	size_t length = hex(name, "message", bytes, sizeof(bytes));
 	uint8_t header[WIRE_MESSAGE_HEADER];
-	struct wire_id address;
+	struct wire_id address = {{0}};
 
 	assert_int_equal(message->kind, number(name, "kind"));
 	assert_int_equal(message->hop_limit, number(name, "hop_limit"));
@@ -144,7 +144,7 @@ static void test_vector_messages(void **state)
 {
 	static const char *const names[] = {"message_send", "message_ping", "message_via"};
 	uint8_t bytes[512];
-	struct wire_message message = {0};
+	struct wire_message message = {.data = bytes};
 	size_t length, at = 0;
 
 	// one by one; and all three, which is what the second record holds
@@ -235,7 +235,7 @@ static void test_message_lengths(void **state)
 
 		for (size_t size = 0; size < 80; size++) {
 			uint8_t *bytes = malloc(size ? size : 1); // exact, for ASan
-			struct wire_message message = {0};
+			struct wire_message message = {.data = bytes};
 
 			assert_non_null(bytes);
 			memset(bytes, 0, size);
@@ -266,7 +266,7 @@ static void test_message_flags(void **state)
 {
 	const struct wire_id id = {{0}};
 	uint8_t bytes[WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE];
-	struct wire_message message = {0};
+	struct wire_message message = {.data = bytes};
 
 	for (int flags = 0; flags < 16; flags++) {
 		bool reserved = flags & 0xc;
