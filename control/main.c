@@ -20,6 +20,7 @@
 #include "listener.h"
 #include "log.h"
 #include "member.h"
+#include "node.h"
 #include "placement.h"
 #include "tls.h"
 
@@ -33,7 +34,7 @@ enum {
 
 static struct viaductd {
 	struct config config;
-	struct placement placement;
+	struct plan plan;
 	struct tls tls;
 	const struct aead_ops *aead;
 	struct call_rcu_data *reclaimer;
@@ -78,7 +79,14 @@ static int limits_start(struct viaductd *v)
 
 static int placement_start(struct viaductd *v)
 {
-	return placement_make(&v->placement, &v->config, v->error);
+	int result = placement_make(&v->plan, &v->config, NULL, v->error);
+
+	if (result)
+		return result;
+	for (unsigned int i = 0; i < v->plan.warning_count; i++)
+		log_warning("placement", "warning=%s", v->plan.warnings[i]);
+	// what is made from here on is mostly for the workers: tables, sessions, keys
+	return node_prefer(v->plan.workers[0].node);
 }
 
 static int tls_start(struct viaductd *v)
@@ -93,10 +101,19 @@ static void tls_stop(struct viaductd *v)
 
 static int rcu_start(struct viaductd *v)
 {
+	pthread_t thread;
+	cpu_set_t core;
+
 	rcu_register_thread();
-	v->reclaimer = create_call_rcu_data(0, v->placement.control);
+	v->reclaimer = create_call_rcu_data(0, -1);
 	if (!v->reclaimer)
 		return -ENOMEM;
+	// liburcu's own way to pin it only looks now and then whether it has strayed
+	thread = get_call_rcu_thread(v->reclaimer);
+	CPU_ZERO(&core);
+	CPU_SET((size_t)v->plan.reclaimer.core, &core);
+	pthread_setaffinity_np(thread, sizeof(core), &core);
+	pthread_setname_np(thread, "viaduct-rcu");
 	set_thread_call_rcu_data(v->reclaimer);
 	return 0;
 }
@@ -155,7 +172,7 @@ static int members_start(struct viaductd *v)
 		.aead = v->aead,
 		.send = dispatch_send,
 	};
-	uint8_t secret[32];
+	uint8_t secret[MEMBER_SECRET];
 
 	if (RAND_bytes(secret, sizeof(secret)) != 1)
 		return -EIO;
@@ -203,7 +220,7 @@ static int dataplane_begin(struct viaductd *v)
 		.driver = (enum dataplane_driver)config->data.driver,
 		.port = (uint16_t)config->data.port,
 		.workers = (unsigned int)config->data.workers,
-		.control_core = v->placement.control,
+		.control_core = v->plan.control.core,
 		.busy = config->data.polling == CONFIG_BUSY,
 		.mtu = (uint16_t)config->data.mtu,
 		.sessions = v->members.sessions,
@@ -212,7 +229,8 @@ static int dataplane_begin(struct viaductd *v)
 		.relay = v->tls.relay.id,
 	};
 
-	memcpy(dataplane.cores, v->placement.workers, sizeof(dataplane.cores));
+	for (unsigned int i = 0; i < v->plan.worker_count; i++)
+		dataplane.cores[i] = v->plan.workers[i].core;
 	return dataplane_start(&v->dataplane, &dataplane, log_dataplane, v->error);
 }
 
@@ -329,6 +347,10 @@ static int run(struct viaductd *v)
 				 strerror(-result));
 		log_error("can't start", "reason=%s", v->error);
 	} else {
+		if (!dataplane_huge_pages(v->dataplane))
+			log_info("no huge pages", "advice=%s",
+				 "it works without; for more speed, mount hugetlbfs and write a "
+				 "number to /proc/sys/vm/nr_hugepages");
 		log_info("ready", "driver=%s interface=%s workers=%d huge_pages=%s name=%s pid=%d",
 			 dataplane_driver_name(dataplane_driver(v->dataplane)),
 			 v->config.data.interface, v->config.data.workers,
@@ -360,9 +382,28 @@ static int check(struct viaductd *v, const char *file)
 	return EXIT_SUCCESS;
 }
 
+static int show_plan(struct viaductd *v, const char *machine, bool as_json)
+{
+	json_t *json;
+
+	if (placement_make(&v->plan, &v->config, machine, v->error)) {
+		fprintf(stderr, "viaductd: %s\n", v->error);
+		return EXIT_FAILURE;
+	}
+	if (!as_json) {
+		plan_print(&v->plan, stdout);
+		return EXIT_SUCCESS;
+	}
+	json = plan_json(&v->plan);
+	json_dumpf(json, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(json);
+	return EXIT_SUCCESS;
+}
+
 static void print_usage(FILE *out)
 {
-	fputs("Usage: viaductd [-c FILE] [--check]\n"
+	fputs("Usage: viaductd [-c FILE] [--check | --plan [--topology MACHINE] [--json]]\n"
 	      "\n"
 	      "A relay: lets the peers of a federation join over TLS, and forwards the messages "
 	      "that\n"
@@ -370,6 +411,12 @@ static void print_usage(FILE *out)
 	      "\n"
 	      "  -c, --config FILE   the configuration (default " CONFIG_FILE ")\n"
 	      "      --check         only check it and the files that it names\n"
+	      "      --plan          only say which core each thread would get, and why\n"
+	      "      --topology MACHINE\n"
+	      "                      plan for another machine: an XML file of hwloc's lstopo, or "
+	      "a\n"
+	      "                      synthetic description such as 'numa:2 core:8 pu:2'\n"
+	      "      --json          print the plan as JSON\n"
 	      "      --version       print the version\n"
 	      "  -h, --help          print this\n"
 	      "\n"
@@ -380,17 +427,20 @@ static void print_usage(FILE *out)
 
 int main(int argc, char **argv)
 {
-	enum { CHECK = 256, VERSION };
+	enum { CHECK = 256, PLAN, TOPOLOGY, JSON, VERSION };
 	static const struct option options[] = {
 		{"config", required_argument, NULL, 'c'},
 		{"check", no_argument, NULL, CHECK},
+		{"plan", no_argument, NULL, PLAN},
+		{"topology", required_argument, NULL, TOPOLOGY},
+		{"json", no_argument, NULL, JSON},
 		{"version", no_argument, NULL, VERSION},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
 	struct viaductd *v = &viaductd;
-	const char *file = CONFIG_FILE;
-	bool only_check = false;
+	const char *file = CONFIG_FILE, *machine = NULL;
+	bool only_check = false, only_plan = false, as_json = false;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
@@ -400,6 +450,15 @@ int main(int argc, char **argv)
 			break;
 		case CHECK:
 			only_check = true;
+			break;
+		case PLAN:
+			only_plan = true;
+			break;
+		case TOPOLOGY:
+			machine = optarg;
+			break;
+		case JSON:
+			as_json = true;
 			break;
 		case VERSION:
 			puts("viaductd " VIADUCT_VERSION);
@@ -412,6 +471,10 @@ int main(int argc, char **argv)
 			return EXIT_USAGE;
 		}
 	}
+	if ((machine || as_json) && !only_plan) {
+		fprintf(stderr, "viaductd: --topology and --json go with --plan\n");
+		return EXIT_USAGE;
+	}
 	if (optind < argc) {
 		fprintf(stderr, "viaductd: what is '%s'?\n", argv[optind]);
 		print_usage(stderr);
@@ -423,6 +486,8 @@ int main(int argc, char **argv)
 	}
 	if (only_check)
 		return check(v, file);
+	if (only_plan)
+		return show_plan(v, machine, as_json);
 	log_level_set((enum log_level)v->config.log.level);
 	return run(v);
 }

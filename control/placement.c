@@ -1,36 +1,23 @@
 #include "placement.h"
 
-#include <errno.h>
-#include <sched.h>
-#include <stdio.h>
+_Static_assert((int)CONFIG_WORKERS_MAX <= (int)PLAN_WORKERS_MAX, "a plan has room for all workers");
+_Static_assert((int)TOPOLOGY_ERROR_MAX <= (int)CONFIG_ERROR_MAX, "errors fit");
 
-int placement_make(struct placement *placement, const struct config *config, char *error)
+int placement_make(struct plan *plan, const struct config *config, const char *machine, char *error)
 {
-	int allowed[CPU_SETSIZE], count = 0;
-	cpu_set_t set;
+	const struct topology_source source = {.from = machine};
+	const struct plan_request request = {
+		.interface = config->data.interface,
+		.workers = (unsigned int)config->data.workers,
+		.cores = config->data.cores_count ? config->data.cores : NULL,
+		.control_core = config->control.core,
+	};
+	struct topology *topology;
+	int result = topology_read(&topology, &source, error);
 
-	if (sched_getaffinity(0, sizeof(set), &set)) {
-		snprintf(error, CONFIG_ERROR_MAX, "can't learn which CPUs may be used");
-		return -errno;
-	}
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (CPU_ISSET(cpu, &set))
-			allowed[count++] = cpu;
-	}
-	placement->control = config->control.core >= 0 ? config->control.core : allowed[0];
-	for (int i = 0; i < config->data.workers; i++)
-		placement->workers[i] = config->data.cores_count ? config->data.cores[i]
-								 : allowed[count - 1 - i % count];
-	for (int i = -1; i < config->data.workers; i++) {
-		int cpu = i < 0 ? placement->control : placement->workers[i];
-
-		if (CPU_ISSET(cpu, &set))
-			continue;
-		snprintf(error, CONFIG_ERROR_MAX,
-			 "%s: this process may not use CPU %d; CPUs are %d to %d",
-			 i < 0 ? "control.core" : "data.cores", cpu, allowed[0],
-			 allowed[count - 1]);
-		return -EINVAL;
-	}
-	return 0;
+	if (result)
+		return result;
+	result = plan_make(plan, topology, &request, error);
+	topology_free(topology);
+	return result;
 }

@@ -1,21 +1,18 @@
 /*
- * Which CPU each thread gets.
+ * Which core each thread gets: numa's plan for what the configuration says.
  */
 #ifndef VIADUCT_PLACEMENT_H
 #define VIADUCT_PLACEMENT_H
 
 #include "config.h"
-
-struct placement {
-	int control;
-	int workers[CONFIG_WORKERS_MAX];
-};
+#include "plan.h"
 
 /*
- * Fills in what the configuration leaves open, from the CPUs that this process may use: workers
- * from the last one down, the control thread on the first; with too few they share. Returns 0, or
- * -EINVAL with one sentence in `error` (CONFIG_ERROR_MAX bytes).
+ * Plans for this machine as the calling thread may use it, so before that is pinned; or for another
+ * one, `machine`: an XML file of hwloc's lstopo or a synthetic description. Returns 0, or a
+ * negative errno with one sentence in `error` (CONFIG_ERROR_MAX bytes).
  */
-int placement_make(struct placement *placement, const struct config *config, char *error);
+int placement_make(struct plan *plan, const struct config *config, const char *machine,
+		   char *error);
 
 #endif
