@@ -365,13 +365,11 @@ static void on_connection(uv_stream_t *server, int status)
 
 /* The socket */
 
-/* Makes the folder of `path`, and takes away a socket that nobody listens on. */
+/* Takes away a socket that nobody listens on. */
 static int make_way(const char *path, char *error)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	char folder[sizeof(address.sun_path)];
 	struct stat status;
-	char *slash;
 	int fd, result;
 
 	if (strlen(path) >= sizeof(address.sun_path)) {
@@ -381,19 +379,10 @@ static int make_way(const char *path, char *error)
 		return -ENAMETOOLONG;
 	}
 	strcpy(address.sun_path, path);
-	strcpy(folder, path);
-	slash = strrchr(folder, '/');
-	if (slash && slash != folder) {
-		*slash = '\0';
-		if (mkdir(folder, 0755) && errno != EEXIST) {
-			result = -errno;
-			snprintf(error, CONFIG_ERROR_MAX, "control.admin: can't make %s: %s",
-				 folder, strerror(-result));
-			return result;
-		}
-	}
+	if (strncmp(path, CONFIG_FOLDER "/", sizeof(CONFIG_FOLDER)) == 0)
+		mkdir(CONFIG_FOLDER, 0755); // if it fails, so will bind()
 	if (lstat(path, &status))
-		return 0; // not there; or bind() says why
+		return 0;
 	if (!S_ISSOCK(status.st_mode)) {
 		snprintf(error, CONFIG_ERROR_MAX, "control.admin: %s: is there, and not a socket",
 			 path);
@@ -445,7 +434,7 @@ int admin_start(struct admin **out, uv_loop_t *loop, const struct admin_subject 
 	CDS_INIT_LIST_HEAD(&admin->clients);
 	uv_pipe_init(loop, &admin->pipe, 0);
 	admin->pipe.data = admin;
-	mask = umask(0117);
+	mask = umask(0177);
 	result = uv_pipe_bind(&admin->pipe, path);
 	umask(mask);
 	if (!result)

@@ -412,7 +412,7 @@ static void fill_defaults(struct check *check, struct config *config)
 		strcpy(config->control.listen[1], "[::]:7740");
 	}
 	if (!*config->control.admin)
-		strcpy(config->control.admin, "/run/viaduct/viaduct.sock");
+		strcpy(config->control.admin, CONFIG_FOLDER "/viaduct.sock");
 	if (!config->session.ciphers_count) {
 		config->session.ciphers_count = 2;
 		config->session.ciphers[0] = WIRE_AES_256_GCM;

@@ -20,6 +20,8 @@ enum {
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
 };
 
+#define CONFIG_FOLDER "/run/viaduct" // made if need be, where the admin socket is by default
+
 enum config_aead {
 	CONFIG_AEAD_AUTO,
 	CONFIG_AEAD_IPSEC_MB,

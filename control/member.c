@@ -736,7 +736,7 @@ void members_sweep(struct members *members, uint64_t now_ms)
 }
 
 int members_init(struct members *members, const struct member_config *config,
-		 const uint8_t secret[32])
+		 const uint8_t secret[MEMBER_SECRET])
 {
 	// as many again, so that slots can rest while all others are in use
 	uint32_t slots = 2 * config->max;
@@ -746,7 +746,7 @@ int members_init(struct members *members, const struct member_config *config,
 	CDS_INIT_LIST_HEAD(&members->pending);
 	CDS_INIT_LIST_HEAD(&members->overlapping);
 	CDS_INIT_LIST_HEAD(&members->ending);
-	if (roster_init(&members->roster, slots))
+	if (roster_init(&members->roster, slots, wire_get32(secret + 32)))
 		return -ENOMEM;
 	members->sessions = session_table_new(slots);
 	if (!members->sessions)

@@ -17,6 +17,7 @@ enum {
 	MEMBER_CHALLENGE_MS = 10000,    // how long a challenge may be answered
 	MEMBER_CHALLENGE_PAUSE_MS = 1000,
 	MEMBER_TOKEN_TEXT = 32, // hex digits
+	MEMBER_SECRET = 36,     // bytes
 };
 
 /* The stages of a rekey. */
@@ -121,9 +122,9 @@ struct member_grant {
 	unsigned int retry_s; // with -EBUSY
 };
 
-/* `secret`: 32 random bytes for the route table. Returns 0 or -ENOMEM. */
+/* `secret`: random bytes. Returns 0 or -ENOMEM. */
 int members_init(struct members *members, const struct member_config *config,
-		 const uint8_t secret[32]);
+		 const uint8_t secret[MEMBER_SECRET]);
 
 /* When the workers are gone: ends all sessions and frees all. */
 void members_fini(struct members *members);

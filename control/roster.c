@@ -63,7 +63,7 @@ static void member_free(struct member *member)
 	free(member);
 }
 
-int roster_init(struct roster *roster, uint32_t slots)
+int roster_init(struct roster *roster, uint32_t slots, uint32_t random)
 {
 	memset(roster, 0, sizeof(*roster));
 	CDS_INIT_LIST_HEAD(&roster->resting);
@@ -82,8 +82,11 @@ int roster_init(struct roster *roster, uint32_t slots)
 		roster_fini(roster);
 		return -ENOMEM;
 	}
-	for (uint32_t slot = 0; slot < slots; slot++)
-		roster->free[roster->free_count++] = slot;
+	for (uint32_t i = 0; i < slots; i++) {
+		roster->free[i] = (wire_slot(random) + i) % slots;
+		roster->generations[i] = (uint16_t)wire_generation(random);
+	}
+	roster->free_count = slots;
 	return 0;
 }
 

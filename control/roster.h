@@ -53,8 +53,11 @@ struct roster {
 	struct cds_list_head resting; // oldest first
 };
 
-/* Returns 0 or -ENOMEM. */
-int roster_init(struct roster *roster, uint32_t slots);
+/*
+ * `random`: where slots and generations begin, so that the indexes of an earlier process are most
+ * probably nobody's. Returns 0 or -ENOMEM.
+ */
+int roster_init(struct roster *roster, uint32_t slots, uint32_t random);
 void roster_fini(struct roster *roster);
 
 /* The member with this identity, NULL: none. One whose slot rests is found as well. */

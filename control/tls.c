@@ -50,6 +50,9 @@ static int check_peer(int ok, X509_STORE_CTX *store)
 	struct identity peer;
 	const char *why;
 
+	// another CA that goes by the same name: as unknown as any other
+	if (X509_STORE_CTX_get_error(store) == X509_V_ERR_CERT_SIGNATURE_FAILURE)
+		X509_STORE_CTX_set_error(store, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY);
 	if (!ok || X509_STORE_CTX_get_error_depth(store) != 0)
 		return ok;
 	if (!identity_read(&peer, X509_STORE_CTX_get_current_cert(store), IDENTITY_PEER,
@@ -169,10 +172,11 @@ static int check_own(struct tls *tls, const struct config *config, char *error)
 	    !X509_STORE_CTX_init(store, SSL_CTX_get_cert_store(tls->context), certificate, chain))
 		goto out;
 	X509_STORE_CTX_set_default(store, "ssl_server");
-	if (X509_verify_cert(store) != 1)
+	result = identity_read(&tls->relay, certificate, IDENTITY_RELAY, NULL, &why);
+	if (!result && X509_verify_cert(store) != 1) {
+		result = -EINVAL;
 		why = X509_verify_cert_error_string(X509_STORE_CTX_get_error(store));
-	else
-		result = identity_read(&tls->relay, certificate, IDENTITY_RELAY, NULL, &why);
+	}
 out:
 	if (result)
 		snprintf(error, CONFIG_ERROR_MAX, "tls.certificate: %s: peers would refuse it: %s",
