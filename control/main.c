@@ -50,14 +50,14 @@ static struct viaductd {
 	char error[CONFIG_ERROR_MAX]; // why a step has failed, if not for want of memory
 } viaductd;
 
-/* Runs what is ready, and waits for more, unless `wait` is false. */
-static void turn(struct viaductd *v, bool wait)
+/* Waits until something is ready, and does it. */
+static void turn(struct viaductd *v)
 {
 	struct pollfd backend = {.fd = uv_backend_fd(&v->loop), .events = POLLIN};
 
 	// waiting is done here and not in libuv, so that nobody waits for us meanwhile
 	rcu_thread_offline();
-	poll(&backend, 1, wait ? uv_backend_timeout(&v->loop) : 0);
+	poll(&backend, 1, uv_backend_timeout(&v->loop));
 	rcu_thread_online();
 	uv_run(&v->loop, UV_RUN_NOWAIT);
 }
@@ -136,7 +136,7 @@ static int loop_start(struct viaductd *v)
 static void loop_stop(struct viaductd *v)
 {
 	while (uv_loop_alive(&v->loop))
-		turn(v, true);
+		turn(v);
 	uv_loop_close(&v->loop);
 }
 
@@ -327,7 +327,7 @@ static void say_goodbye(struct viaductd *v)
 	uv_update_time(&v->loop);
 	begin = uv_now(&v->loop);
 	do {
-		turn(v, true);
+		turn(v);
 		now = uv_now(&v->loop) - begin;
 	} while (now < GOODBYE_REST_MS || (now < GOODBYE_MS && dispatch_waiting(v->dispatch)));
 }
@@ -357,7 +357,7 @@ static int run(struct viaductd *v)
 			 dataplane_huge_pages(v->dataplane) ? "yes" : "no", v->tls.relay.name,
 			 (int)getpid());
 		while (!v->over)
-			turn(v, true);
+			turn(v);
 		say_goodbye(v);
 	}
 	while (started-- > 0) {
