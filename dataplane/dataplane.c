@@ -205,7 +205,8 @@ unsigned int dataplane_events(struct dataplane *dataplane, struct forward_event 
 		sum += rte_ring_sc_dequeue_burst_elem(worker->events, &events[sum],
 						      sizeof(events[0]), share, NULL);
 	}
-	dataplane->first = (dataplane->first + 1) % workers;
+	if (++dataplane->first == workers)
+		dataplane->first = 0;
 	return sum;
 }
 

@@ -15,8 +15,13 @@
 
 static const char program_name[] = "viaduct_xdp";
 
-// Looks at what is attached. Returns 0 for nothing, 1 for ours, -EBUSY for somebody else's, whose
-// name and id it tells.
+enum attached {
+	NOTHING,
+	OURS,
+	FOREIGN,
+};
+
+// What is attached (enum attached), with its name and id in `info`; or a negative errno.
 static int look(int ifindex, struct bpf_prog_info *info)
 {
 	struct bpf_xdp_query_opts query = {.sz = sizeof(query)};
@@ -24,13 +29,13 @@ static int look(int ifindex, struct bpf_prog_info *info)
 	uint32_t id;
 	int fd, r;
 
+	memset(info, 0, sizeof(*info));
 	r = bpf_xdp_query(ifindex, 0, &query);
 	if (r)
 		return r;
 	id = query.prog_id ?: query.drv_prog_id ?: query.skb_prog_id ?: query.hw_prog_id;
-	memset(info, 0, sizeof(*info));
 	if (!id)
-		return 0;
+		return NOTHING;
 	fd = bpf_prog_get_fd_by_id(id);
 	if (fd < 0)
 		return -errno;
@@ -38,7 +43,7 @@ static int look(int ifindex, struct bpf_prog_info *info)
 	close(fd);
 	if (r)
 		return r;
-	return strcmp(info->name, program_name) == 0 ? 1 : -EBUSY;
+	return strcmp(info->name, program_name) == 0 ? OURS : FOREIGN;
 }
 
 int xdp_relieve(struct xdp *xdp)
@@ -46,7 +51,7 @@ int xdp_relieve(struct xdp *xdp)
 	struct bpf_prog_info info;
 	int r = look(xdp->ifindex, &info);
 
-	return r > 0 ? bpf_xdp_detach(xdp->ifindex, 0, NULL) : r;
+	return r == OURS ? bpf_xdp_detach(xdp->ifindex, 0, NULL) : r;
 }
 
 static int object_file(struct xdp *xdp)
@@ -68,15 +73,15 @@ int xdp_init(struct xdp *xdp, const char *interface, int ifindex, uint16_t port,
 
 	*xdp = (struct xdp){.ifindex = ifindex, .object = -1};
 	r = look(ifindex, &info);
-	if (r == -EBUSY) {
+	if (r == FOREIGN) {
 		snprintf(
 			error, DATAPLANE_ERROR_MAX,
 			"another XDP program (%s, id %u) is attached to %s: detach it (ip link set "
 			"dev %s xdp off) or use the driver af_packet",
 			info.name, info.id, interface, interface);
-		return r;
+		return -EBUSY;
 	}
-	if (r > 0) {
+	if (r == OURS) {
 		r = bpf_xdp_detach(ifindex, 0, NULL);
 		if (r == -EBUSY)
 			snprintf(error, DATAPLANE_ERROR_MAX,
