@@ -421,7 +421,7 @@ static void forward(struct stub *stub, struct stub_session *from, enum wire_clas
 			     message->length);
 	else if (message->kind == WIRE_SEND || message->kind == WIRE_REQUEST)
 		send_message(stub, from, class, WIRE_ERROR | WIRE_REASON_NO_ROUTE, tag, &stub->id,
-			     NULL, 0);
+			     "", 0);
 }
 
 static void moved(struct stub *stub, struct stub_session *session,

@@ -1,0 +1,450 @@
+/* viaduct status, peers, routes, drops: questions to viaductd's admin socket. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+#define SOCKET_DEFAULT "/run/viaduct/viaduct.sock"
+
+enum { COLUMNS_MAX = 8 };
+
+/* ---- The question ---- */
+
+static int admin_connect(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd;
+
+	if (strlen(path) >= sizeof(address.sun_path)) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof(address))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Asks and waits. NULL after having said why there is no answer; `code` is what to exit with. */
+static json_t *ask(const char *path, const char *question, int *code)
+{
+	int fd = admin_connect(path);
+	json_t *answer = NULL;
+	FILE *file;
+	char *line = NULL;
+	size_t size = 0;
+
+	file = fd >= 0 ? fdopen(fd, "r+") : NULL;
+	if (!file) {
+		*code = cli_fail(CLI_UNREACHABLE,
+				 "%s: %s; is viaductd running, and this its socket?", path,
+				 strerror(errno));
+		return NULL;
+	}
+	fprintf(file, "{\"cmd\":\"%s\"}\n", question);
+	fflush(file);
+	if (getline(&line, &size, file) > 0)
+		answer = json_loads(line, 0, NULL);
+	free(line);
+	fclose(file);
+	if (!json_is_object(answer)) {
+		*code = cli_fail(CLI_UNREACHABLE, "%s: no answer that makes sense", path);
+	} else if (!json_is_true(json_object_get(answer, "ok"))) {
+		const char *error = json_string_value(json_object_get(answer, "error"));
+
+		*code = cli_fail(CLI_FAILED, "the relay says: %s", error ? error : "no");
+	} else {
+		return answer;
+	}
+	json_decref(answer);
+	return NULL;
+}
+
+/* ---- Values ---- */
+
+static json_int_t number(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static const char *string(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "-";
+}
+
+static json_int_t sum(json_t *counts)
+{
+	json_int_t total = 0;
+	json_t *count;
+	const char *key;
+
+	json_object_foreach (counts, key, count)
+		total += json_integer_value(count);
+	return total;
+}
+
+static char *duration(json_int_t seconds)
+{
+	char *text = NULL;
+	int ret;
+
+	if (seconds < 60)
+		ret = asprintf(&text, "%" JSON_INTEGER_FORMAT " s", seconds);
+	else if (seconds < 3600)
+		ret = asprintf(&text, "%" JSON_INTEGER_FORMAT " min", seconds / 60);
+	else if (seconds < 48 * 3600)
+		ret = asprintf(&text, "%" JSON_INTEGER_FORMAT " h", seconds / 3600);
+	else
+		ret = asprintf(&text, "%" JSON_INTEGER_FORMAT " d", seconds / 86400);
+	return ret < 0 ? NULL : text;
+}
+
+/* ---- Tables ---- */
+
+struct table {
+	unsigned int columns, rows, room;
+	char **cells; // row by row, owned
+	size_t width[COLUMNS_MAX];
+};
+
+/* Takes the cell; NULL prints as nothing. */
+static void table_add(struct table *table, char *cell)
+{
+	unsigned int at = table->rows, column = at % table->columns;
+	char **cells;
+
+	if (at == table->room) {
+		table->room = table->room ? 2 * table->room : 256;
+		cells = reallocarray(table->cells, table->room, sizeof(*cells));
+		if (!cells)
+			abort();
+		table->cells = cells;
+	}
+	if (cell && strlen(cell) > table->width[column])
+		table->width[column] = strlen(cell);
+	table->cells[table->rows++] = cell;
+}
+
+static void table_add_text(struct table *table, const char *text)
+{
+	table_add(table, strdup(text));
+}
+
+__attribute__((format(printf, 2, 3))) static void table_addf(struct table *table,
+							     const char *format, ...)
+{
+	va_list arguments;
+	char *cell;
+
+	va_start(arguments, format);
+	if (vasprintf(&cell, format, arguments) < 0)
+		cell = NULL;
+	va_end(arguments);
+	table_add(table, cell);
+}
+
+/* Prints and empties. */
+static void table_print(struct table *table)
+{
+	for (unsigned int i = 0; i < table->rows; i++) {
+		const char *cell = table->cells[i] ? table->cells[i] : "";
+		unsigned int column = i % table->columns;
+		bool last = column == table->columns - 1;
+
+		cli_print_text(cell, strlen(cell));
+		printf("%*s", last ? 0 : (int)(table->width[column] - strlen(cell) + 2), "");
+		if (last)
+			putchar('\n');
+		free(table->cells[i]);
+	}
+	free(table->cells);
+}
+
+/* ---- The reports ---- */
+
+static void status_print(json_t *status)
+{
+	json_t *sessions = json_object_get(status, "sessions");
+	json_t *handshakes = json_object_get(status, "handshakes"), *worker, *count;
+	struct table table = {.columns = 5};
+	char *uptime = duration(number(status, "uptime_s"));
+	const char *key;
+	size_t i;
+
+	printf("relay        ");
+	cli_print_text(string(status, "name"), strlen(string(status, "name")));
+	printf(" (%s)\n", string(status, "id"));
+	printf("viaductd     %s, process %" JSON_INTEGER_FORMAT ", up %s\n",
+	       string(status, "version"), number(status, "pid"), uptime ? uptime : "-");
+	printf("data         %s on %s, port %" JSON_INTEGER_FORMAT "\n", string(status, "driver"),
+	       string(status, "interface"), number(status, "data_port"));
+	printf("memory       %" JSON_INTEGER_FORMAT " MB, %s huge pages\n",
+	       number(status, "memory_mb"),
+	       json_is_true(json_object_get(status, "huge_pages")) ? "with" : "without");
+	printf("sessions     %" JSON_INTEGER_FORMAT " joined, %" JSON_INTEGER_FORMAT
+	       " joining, at most %" JSON_INTEGER_FORMAT "\n",
+	       number(sessions, "joined"), number(sessions, "joining"), number(sessions, "max"));
+	printf("routes       %" JSON_INTEGER_FORMAT "\n", number(status, "routes"));
+	printf("handshakes   ");
+	json_object_foreach (handshakes, key, count)
+		printf("%" JSON_INTEGER_FORMAT " %s  ", json_integer_value(count), key);
+	printf("\n\n");
+	table_add_text(&table, "CORE");
+	table_add_text(&table, "QUEUE");
+	table_add_text(&table, "RECORDS");
+	table_add_text(&table, "MESSAGES");
+	table_add_text(&table, "WORKER");
+	json_array_foreach (json_object_get(status, "workers"), i, worker) {
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(worker, "core"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(worker, "queue"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(worker, "records"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(worker, "messages"));
+		table_add_text(&table, json_is_true(json_object_get(worker, "sleeping")) ? "sleeps"
+											 : "polls");
+	}
+	table_print(&table);
+	free(uptime);
+}
+
+static void peers_print(json_t *answer)
+{
+	static const char *const titles[] = {"NAME",  "ID",     "STATE", "ADDRESS",
+					     "EPOCH", "CIPHER", "LANES", "IDLE"};
+	struct table table = {.columns = COLUMNS_MAX};
+	json_t *peer, *lanes;
+	size_t i;
+
+	for (i = 0; i < COLUMNS_MAX; i++)
+		table_add_text(&table, titles[i]);
+	json_array_foreach (json_object_get(answer, "peers"), i, peer) {
+		lanes = json_object_get(peer, "lanes");
+		table_add_text(&table, string(peer, "name"));
+		table_add_text(&table, string(peer, "id"));
+		table_add_text(&table, string(peer, "state"));
+		table_add_text(&table, string(peer, "address"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(peer, "epoch"));
+		table_add_text(&table, string(peer, "cipher"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
+			   number(lanes, "up"), number(lanes, "down"));
+		table_addf(&table, "%.1f s", (double)number(peer, "idle_ms") / 1000);
+	}
+	table_print(&table);
+}
+
+static void routes_print(json_t *answer)
+{
+	struct table table = {.columns = 2};
+	json_t *route;
+	size_t i;
+
+	table_add_text(&table, "ID");
+	table_add_text(&table, "NEXT HOP");
+	json_array_foreach (json_object_get(answer, "routes"), i, route) {
+		table_add_text(&table, string(route, "id"));
+		table_add_text(&table, string(route, "next_hop"));
+	}
+	table_print(&table);
+}
+
+/* ---- Ledgers ---- */
+
+/* One ledger: what came in on one side, what became of it on the other, both with their sums. */
+struct ledger {
+	const char *name;
+	const char *in[4], *out[4]; // counts, NULL at the end; `dropped` belongs to the out side
+};
+
+static const struct ledger ledgers[] = {
+	{"records", {"received"}, {"opened"}},
+	{"messages", {"opened", "made", "copies"}, {"delivered", "consumed"}},
+};
+
+enum { LEDGERS = sizeof(ledgers) / sizeof(ledgers[0]) };
+
+static json_int_t side_sum(const json_t *counts, const char *const *side)
+{
+	json_int_t total = 0;
+
+	for (; *side; side++)
+		total += number(counts, *side);
+	return total;
+}
+
+static bool ledger_balances(const struct ledger *ledger, json_t *counts)
+{
+	return side_sum(counts, ledger->in) ==
+	       side_sum(counts, ledger->out) + sum(json_object_get(counts, "dropped"));
+}
+
+static void line(const char *sign, const char *name, json_int_t count)
+{
+	printf("  %s %-24s%20" JSON_INTEGER_FORMAT "\n", sign, name, count);
+}
+
+static void ledger_print(const struct ledger *ledger, json_t *counts)
+{
+	json_t *dropped = json_object_get(counts, "dropped"), *count;
+	const char *reason;
+
+	printf("%s\n", ledger->name);
+	for (const char *const *in = ledger->in; *in; in++)
+		line("+", *in, number(counts, *in));
+	line("=", "came in", side_sum(counts, ledger->in));
+	for (const char *const *out = ledger->out; *out; out++)
+		line("+", *out, number(counts, *out));
+	json_object_foreach (dropped, reason, count)
+		if (json_integer_value(count))
+			line("+", reason, json_integer_value(count));
+	line("=", "accounted for", side_sum(counts, ledger->out) + sum(dropped));
+	printf("  %s\n\n", ledger_balances(ledger, counts) ? "balances" : "DOES NOT BALANCE");
+}
+
+static void drops_print(json_t *answer)
+{
+	json_t *count;
+	const char *key;
+
+	for (int i = 0; i < LEDGERS; i++)
+		ledger_print(&ledgers[i], json_object_get(answer, ledgers[i].name));
+	printf("before us, in the kernel\n");
+	json_object_foreach (json_object_get(answer, "kernel"), key, count)
+		line(" ", key, json_integer_value(count));
+	printf("not for the data port\n");
+	line(" ", "foreign", number(answer, "foreign"));
+}
+
+/* Adds the verdict to the answer; returns whether it is good. */
+static bool drops_judge(json_t *answer)
+{
+	json_t *balanced = json_object();
+	bool good = true;
+
+	for (int i = 0; i < LEDGERS; i++) {
+		bool balances =
+			ledger_balances(&ledgers[i], json_object_get(answer, ledgers[i].name));
+
+		good = good && balances;
+		json_object_set_new(balanced, ledgers[i].name, json_boolean(balances));
+	}
+	json_object_set_new(answer, "balanced", balanced);
+	return good;
+}
+
+/* ---- The commands ---- */
+
+/* Asks what the command is called; NULL if that came to nothing. */
+static json_t *admin_answer(const struct command *command, int argc, char **argv, int *code)
+{
+	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+						CLI_OPTIONS};
+	const char *path = getenv("VIADUCT_ADMIN");
+
+	if (!path)
+		path = SOCKET_DEFAULT;
+	while (cli_option(command, argc, argv, "h", options) != -1)
+		path = optarg;
+	if (optind != argc)
+		cli_misused(command, "it takes no arguments");
+	return ask(path, command->name, code);
+}
+
+static int admin_run(const struct command *command, int argc, char **argv, void (*print)(json_t *))
+{
+	int code = CLI_OK;
+	json_t *answer = admin_answer(command, argc, argv, &code);
+
+	if (!answer)
+		return code;
+	if (cli_json) {
+		cli_print(answer);
+	} else {
+		print(answer);
+		json_decref(answer);
+	}
+	return CLI_OK;
+}
+
+static int status_run(int argc, char **argv)
+{
+	return admin_run(&command_status, argc, argv, status_print);
+}
+
+static int peers_run(int argc, char **argv)
+{
+	return admin_run(&command_peers, argc, argv, peers_print);
+}
+
+static int routes_run(int argc, char **argv)
+{
+	return admin_run(&command_routes, argc, argv, routes_print);
+}
+
+static int drops_run(int argc, char **argv)
+{
+	int code = CLI_OK;
+	json_t *answer = admin_answer(&command_drops, argc, argv, &code);
+	bool good;
+
+	if (!answer)
+		return code;
+	good = drops_judge(answer);
+	if (cli_json) {
+		cli_print(answer);
+	} else {
+		drops_print(answer);
+		json_decref(answer);
+	}
+	return good ? CLI_OK : CLI_UNBALANCED;
+}
+
+#define ADMIN_ARGUMENTS "[--socket PATH] [--json]"
+#define ADMIN_OPTIONS                                                                              \
+	"  --socket PATH  viaductd's admin socket (VIADUCT_ADMIN, " SOCKET_DEFAULT ")\n"           \
+	"  --json         the answer as viaductd gives it; docs/operating.md lists it\n"
+
+const struct command command_status = {
+	.name = "status",
+	.arguments = ADMIN_ARGUMENTS,
+	.summary = "how the relay is",
+	.help = ADMIN_OPTIONS "\nExample:\n  viaduct status --json | jq .sessions.joined\n",
+	.run = status_run,
+};
+
+const struct command command_peers = {
+	.name = "peers",
+	.arguments = ADMIN_ARGUMENTS,
+	.summary = "who has joined the relay",
+	.help = ADMIN_OPTIONS "\nExample:\n  viaduct peers --json | jq -r '.peers[].name'\n",
+	.run = peers_run,
+};
+
+const struct command command_routes = {
+	.name = "routes",
+	.arguments = ADMIN_ARGUMENTS,
+	.summary = "where messages to each peer go",
+	.help = ADMIN_OPTIONS,
+	.run = routes_run,
+};
+
+const struct command command_drops = {
+	.name = "drops",
+	.arguments = ADMIN_ARGUMENTS,
+	.summary = "what became of every record and message: the two ledgers",
+	.help = "All records that were received must have been opened or dropped for a named\n"
+		"reason; all messages opened, made by the relay or copied must have been\n"
+		"delivered, consumed by the relay or dropped for a named reason. Exits with 4 if\n"
+		"a ledger doesn't balance.\n\n" ADMIN_OPTIONS
+		"\nExample:\n  viaduct drops >/dev/null || echo 'something got lost unseen'\n",
+	.run = drops_run,
+};

@@ -1,0 +1,321 @@
+/* viaduct send, request, listen. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli_talk.h"
+
+enum {
+	LINE_MAX = 16384,
+	REPEAT_MS = 250, // of the pings that end a send
+	REPEATS = 12,
+};
+
+/* ---- send ---- */
+
+static struct {
+	uint32_t sent, refused;
+	const char *text; // NULL: lines of stdin
+	char line[LINE_MAX];
+	size_t length;
+	bool ended; // there is no more to send
+	unsigned int rounds, repeats;
+} sending;
+
+/* Asks the relay whether it has seen what was sent before. */
+static void send_check(struct talk *talk)
+{
+	if (sending.repeats++ == REPEATS) {
+		talk_end(talk, cli_fail(CLI_FAILED, "sent, but the relay has fallen silent"));
+		return;
+	}
+	viaduct_ping(talk->peer, 0, talk->class, NULL, 0, 0);
+	talk->alarm_ms = talk_now() + REPEAT_MS;
+}
+
+/* Sends a message; false if the kernel must take the others first. */
+static bool send_one(struct talk *talk, const char *text, size_t length)
+{
+	int ret =
+		viaduct_send(talk->peer, 0, talk->class, &talk->to, sending.sent + 1, text, length);
+
+	if (ret == -EAGAIN)
+		return false;
+	if (ret)
+		talk_end(talk, cli_fail(CLI_FAILED, "%s", viaduct_strerror(ret)));
+	else
+		sending.sent++;
+	return true;
+}
+
+static void send_end(struct talk *talk)
+{
+	sending.ended = true;
+	talk->extra_count = 0;
+	send_check(talk);
+}
+
+/* Sends the whole lines that have been read; at the end of stdin, also what is no whole line. */
+static bool send_lines(struct talk *talk, bool end)
+{
+	size_t done = 0;
+	bool room = true;
+
+	while (room && !talk->over && done < sending.length) {
+		char *at = sending.line + done;
+		char *feed = memchr(at, '\n', sending.length - done);
+		size_t length = feed ? (size_t)(feed - at) : sending.length - done;
+
+		if (!feed && !end && sending.length < LINE_MAX)
+			break;
+		room = send_one(talk, at, length);
+		if (room)
+			done += length + (feed != NULL);
+	}
+	memmove(sending.line, sending.line + done, sending.length - done);
+	sending.length -= done;
+	return room;
+}
+
+static void send_readable(struct talk *talk, struct pollfd *fd)
+{
+	ssize_t n = read(fd->fd, sending.line + sending.length, LINE_MAX - sending.length);
+
+	if (n < 0 && errno == EINTR)
+		return;
+	if (n > 0)
+		sending.length += (size_t)n;
+	if (!send_lines(talk, n <= 0))
+		talk->extra_count = 0; // until on_writable
+	else if (n <= 0)
+		send_end(talk);
+}
+
+static void stdin_watch(struct talk *talk)
+{
+	talk->extras[0] = (struct pollfd){.fd = STDIN_FILENO, .events = POLLIN};
+	talk->extra_count = 1;
+}
+
+static void on_writable(struct viaduct_peer *peer)
+{
+	struct talk *talk = viaduct_peer_user(peer);
+
+	if (!sending.ended && send_lines(talk, false))
+		stdin_watch(talk);
+}
+
+static void send_ready(struct talk *talk)
+{
+	if (!sending.text) {
+		stdin_watch(talk);
+	} else {
+		send_one(talk, sending.text, strlen(sending.text));
+		send_end(talk);
+	}
+}
+
+static void on_error(struct viaduct_peer *peer, uint32_t tag, enum viaduct_reason reason)
+{
+	sending.refused++;
+	if (cli_json)
+		cli_print(json_pack("{si ss}", "refused", (int)tag, "reason",
+				    viaduct_reason_name(reason)));
+	else
+		fprintf(stderr, "viaduct: message %u was refused: %s\n", tag,
+			viaduct_reason_name(reason));
+}
+
+/* Two round trips: an error may be a burst behind the first pong, but not two. */
+static void on_pong(struct viaduct_peer *peer, const struct viaduct_id *from, uint32_t tag,
+		    uint64_t rtt)
+{
+	struct talk *talk = viaduct_peer_user(peer);
+
+	if (++sending.rounds < 2)
+		send_check(talk);
+	else
+		talk_end(talk, sending.refused ? CLI_FAILED : CLI_OK);
+}
+
+static int send_run(int argc, char **argv)
+{
+	static const struct option options[] = {TALK_OPTIONS, CLI_OPTIONS};
+	struct talk talk = {
+		.command = &command_send,
+		.ready = send_ready,
+		.alarm = send_check,
+		.extra = send_readable,
+		.callbacks = {.error = on_error, .pong = on_pong, .writable = on_writable},
+	};
+	int code;
+
+	talk_option(&talk, argc, argv, "h", options);
+	if (argc - optind < 1 || argc - optind > 2)
+		cli_misused(&command_send, "it takes a PEER and perhaps a TEXT");
+	talk.target = argv[optind];
+	if (argc - optind == 2 && strcmp(argv[optind + 1], "-"))
+		sending.text = argv[optind + 1];
+	code = talk_run(&talk);
+	if (cli_json)
+		cli_print(json_pack("{sI sI}", "sent", (json_int_t)sending.sent, "refused",
+				    (json_int_t)sending.refused));
+	return code;
+}
+
+const struct command command_send = {
+	.name = "send",
+	.arguments = "PEER [TEXT | -] [OPTION…]",
+	.summary = "send a peer a message, or each line of stdin",
+	.help = TALK_HELP_PEER TALK_HELP TALK_HELP_CLASS
+	"\nExits with 1 if the relay could not forward a message. That it could does not mean\n"
+	"that the peer has acted on it: for that there is request.\n\n"
+	"Examples:\n"
+	"  viaduct send peer-2 'hello there'\n"
+	"  journalctl -f | viaduct send spiffe://lab/ops/log --class bulk\n",
+	.run = send_run,
+};
+
+/* ---- request ---- */
+
+static struct {
+	const char *text;
+	unsigned int timeout_ms;
+} asking;
+
+static void on_response(struct viaduct_peer *peer, void *user, int result,
+			const struct viaduct_message *response)
+{
+	struct talk *talk = user;
+	json_t *object;
+
+	if (result) {
+		talk_end(talk,
+			 cli_fail(CLI_FAILED, "no response: %s",
+				  result > 0 ? viaduct_reason_name((enum viaduct_reason)result)
+					     : viaduct_strerror(result)));
+		return;
+	}
+	if (cli_json) {
+		object = json_pack("{so si}", "from", talk_id(&response->from), "length",
+				   (int)response->length);
+		talk_add_payload(object, response->data, response->length);
+		cli_print(object);
+	} else {
+		talk_print_payload(response->data, response->length);
+	}
+	talk_end(talk, CLI_OK);
+}
+
+static void request_ready(struct talk *talk)
+{
+	int ret = viaduct_request(talk->peer, 0, talk->class, &talk->to, asking.text,
+				  strlen(asking.text), asking.timeout_ms, on_response, talk);
+
+	if (ret)
+		talk_end(talk, cli_fail(CLI_FAILED, "%s", viaduct_strerror(ret)));
+}
+
+static int request_run(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"timeout", required_argument, NULL, 't'}, TALK_OPTIONS, CLI_OPTIONS};
+	struct talk talk = {.command = &command_request, .ready = request_ready};
+
+	asking.timeout_ms = 5000;
+	while (talk_option(&talk, argc, argv, "t:h", options) != -1)
+		asking.timeout_ms = (unsigned int)(cli_number(&command_request, "--timeout", optarg,
+							      0.001, 86400) *
+						   1000);
+	if (argc - optind != 2)
+		cli_misused(&command_request, "it takes a PEER and a TEXT");
+	talk.target = argv[optind];
+	asking.text = argv[optind + 1];
+	return talk_run(&talk);
+}
+
+const struct command command_request = {
+	.name = "request",
+	.arguments = "PEER TEXT [--timeout SECONDS] [OPTION…]",
+	.summary = "ask a peer, and print what it responds",
+	.help = TALK_HELP_PEER
+	"  -t, --timeout SECONDS  how long to wait for it (5)\n" TALK_HELP TALK_HELP_CLASS
+	"\nExits with 1 if there was no response.\n\n"
+	"Example:\n"
+	"  viaduct request peer-2 'what time is it?'\n",
+	.run = request_run,
+};
+
+/* ---- listen ---- */
+
+static struct {
+	unsigned int count; // 0: until a signal
+	unsigned int heard;
+} listening;
+
+static void on_message(struct viaduct_peer *peer, const struct viaduct_message *message)
+{
+	static const char *const kinds[] = {"", "send", "request"};
+	static const char *const classes[] = {"bulk", "normal", "critical"};
+	struct talk *talk = viaduct_peer_user(peer);
+	char id[VIADUCT_ID_TEXT + 1];
+	json_t *object;
+
+	if (talk->over)
+		return;
+	if (cli_json) {
+		object = json_pack("{so ss ss sI si}", "from", talk_id(&message->from), "kind",
+				   kinds[message->kind], "class", classes[message->class], "tag",
+				   (json_int_t)message->tag, "length", (int)message->length);
+		talk_add_payload(object, message->data, message->length);
+		cli_print(object);
+	} else {
+		viaduct_id_format(id, &message->from);
+		printf("%s  ", id);
+		talk_print_payload(message->data, message->length);
+	}
+	if (++listening.heard == listening.count)
+		talk_end(talk, CLI_OK);
+}
+
+static void listen_ready(struct talk *talk)
+{
+	char id[VIADUCT_ID_TEXT + 1];
+
+	viaduct_id_format(id, viaduct_peer_id(talk->peer));
+	fprintf(stderr, "listening as %s (%s)\n", viaduct_peer_name(talk->peer), id);
+}
+
+static int listen_run(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"count", required_argument, NULL, 'c'}, TALK_OPTIONS, CLI_OPTIONS};
+	struct talk talk = {
+		.command = &command_listen,
+		.ready = listen_ready,
+		.stay = true,
+		.callbacks = {.message = on_message},
+	};
+
+	while (talk_option(&talk, argc, argv, "c:h", options) != -1)
+		listening.count =
+			(unsigned int)cli_number(&command_listen, "--count", optarg, 1, 1e9);
+	if (optind != argc)
+		cli_misused(&command_listen, "it takes no arguments");
+	return talk_run(&talk);
+}
+
+const struct command command_listen = {
+	.name = "listen",
+	.arguments = "[--count N] [OPTION…]",
+	.summary = "print the messages that come, and who sent them",
+	.help = "  -c, --count N      stop after N messages; else at Ctrl-C\n" TALK_HELP
+		"\nJoins again by itself whenever the relay was away. Requests are printed, but "
+		"not\n"
+		"responded to: for that there is reply.\n\n"
+		"Example:\n"
+		"  viaduct listen --json | jq -r .text\n",
+	.run = listen_run,
+};
