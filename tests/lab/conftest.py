@@ -154,8 +154,7 @@ def make_peer(relay, federation, identities):
         return peer
     yield make
     for peer in made:
-        if peer.welcome and peer.identity.text in relay.peers() \
-                and relay.peers()[peer.identity.text]["index"] == peer.index:
+        if peer.path and relay.peers().get(peer.identity.text, {}).get("index") == peer.index:
             peer.leave()
         peer.close()
 

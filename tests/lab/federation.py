@@ -21,18 +21,19 @@ def subject(name):
 class Federation:
     """A CA and what it has issued, as PEM files in `directory`."""
 
-    def __init__(self, directory, domain="lab"):
+    def __init__(self, directory, domain="lab", name="CA of lab"):
         self.directory = directory
         self.domain = domain
         os.makedirs(directory, exist_ok=True)
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = subject(f"CA of {domain}")
+        self.name = subject(name)
         certificate = self._builder(self.name, self.key.public_key(), 0).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True).add_extension(
             x509.KeyUsage(key_cert_sign=True, crl_sign=True, digital_signature=False,
                           content_commitment=False, key_encipherment=False,
                           data_encipherment=False, key_agreement=False, encipher_only=False,
-                          decipher_only=False), critical=True).sign(self.key, hashes.SHA256())
+                          decipher_only=False), critical=True).add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False).sign(self.key, hashes.SHA256())
         self.trust = self._write("ca.pem", certificate.public_bytes(serialization.Encoding.PEM))
         self.relay = self.issue("relay", uris=[f"spiffe://{domain}/relay/one"], usages=[SERVER])
         self.peers = {}

@@ -129,6 +129,7 @@ class Key:
     def __init__(self, cipher, exported):
         self.aead = AEADS[cipher][1](exported[:32])
         self.iv = exported[32:]
+        self.name = hashlib.sha256(exported).digest()[:8]  # for telling keys apart
 
     def nonce(self, header):
         return self.iv[:4] + bytes(a ^ b for a, b in zip(self.iv[4:], header[8:16]))
@@ -373,7 +374,7 @@ class Peer:
         self.sockets = {}  # all that are open, by descriptor
         self.lane_sockets = []
         self.next_tag = 0
-        self.sealed = set()    # (index, epoch, lane, sequence) of all that was ever sealed,
+        self.sealed = set()    # (key, lane, sequence) of all that was ever sealed,
         self.received = set()  # and of all that was opened
         self._start()
 
@@ -490,7 +491,7 @@ class Peer:
         return self.seal_raw(self.header(lane, klass), b"".join(m.pack() for m in messages))
 
     def seal_raw(self, header, plaintext):
-        nonce = (header.index, self.epoch.number, header.lane, header.sequence)
+        nonce = (self.epoch.up.name, header.lane, header.sequence)
         assert nonce not in self.sealed, f"a nonce would repeat: {nonce}"
         self.sealed.add(nonce)
         return self.epoch.up.seal(header.pack(), plaintext)
@@ -614,7 +615,7 @@ class Peer:
         window.mark(header.sequence)
         if epoch is self.epoch and self.old and self.old_until is None:
             self.old_until = time.monotonic() + OLD_EPOCH_SECONDS
-        nonce = (header.index, epoch.number, header.lane, header.sequence)
+        nonce = (epoch.down.name, header.lane, header.sequence)
         assert nonce not in self.received, f"the relay repeated a nonce: {nonce}"
         self.received.add(nonce)
         self.heard = True

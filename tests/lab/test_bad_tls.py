@@ -40,29 +40,38 @@ def refused_once(relay, begin):
 
 @pytest.fixture
 def foreign(tmp_path):
+    """Somebody else's CA, with our name on it."""
     return Federation(tmp_path / "foreign")
 
 
+@pytest.fixture
+def stranger(tmp_path):
+    return Federation(tmp_path / "stranger", name="CA of nobody")
+
+
 CASES = {
-    "tls_1_2": ("protocol version", lambda federation, foreign: (
+    "tls_1_2": ("protocol version", lambda federation, foreign, stranger: (
         federation.peer("mallory"), {"version": SSL.TLS1_2_VERSION})),
-    "no_certificate": ("certificate required", lambda federation, foreign: (None, {})),
-    "foreign_ca": ("unknown ca", lambda federation, foreign: (foreign.peer("mallory"), {})),
-    "expired": ("certificate expired", lambda federation, foreign: (
+    "no_certificate": ("certificate required", lambda federation, foreign, stranger: (None, {})),
+    "foreign_ca": ("unknown ca", lambda federation, foreign, stranger: (
+        stranger.peer("mallory"), {})),
+    "foreign_ca_of_our_name": ("unknown ca", lambda federation, foreign, stranger: (
+        foreign.peer("mallory"), {})),
+    "expired": ("certificate expired", lambda federation, foreign, stranger: (
         federation.issue("old", uris=["spiffe://lab/team/old"], since=-10, days=5), {})),
-    "not_yet_valid": ("bad certificate", lambda federation, foreign: (
+    "not_yet_valid": ("bad certificate", lambda federation, foreign, stranger: (
         federation.issue("early", uris=["spiffe://lab/team/early"], since=5), {})),
-    "wrong_alpn": ("no application protocol", lambda federation, foreign: (
+    "wrong_alpn": ("no application protocol", lambda federation, foreign, stranger: (
         federation.peer("mallory"), {"alpn": b"h2"})),
-    "no_alpn": ("no application protocol", lambda federation, foreign: (
+    "no_alpn": ("no application protocol", lambda federation, foreign, stranger: (
         federation.peer("mallory"), {"alpn": None})),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_alert(relay, federation, foreign, neighbours, case):
+def test_alert(relay, federation, foreign, stranger, neighbours, case):
     alert, make = CASES[case]
-    identity, options = make(federation, foreign)
+    identity, options = make(federation, foreign, stranger)
     refused = relay.admin("status")["handshakes"]
     begin = relay.log_size()
     answer = talk(federation, identity, **options)

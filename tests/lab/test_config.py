@@ -195,7 +195,7 @@ def test_key_of_another_certificate(make, federation):
 def test_certificate_of_a_peer(make, federation):
     peer = federation.peer("alice")
     starts_not(make(tls={"certificate": peer.certificate, "key": peer.key}),
-               re.escape(peer.certificate), "relay|serverAuth")
+               re.escape(peer.certificate), "relay|serverAuth|purpose")
 
 
 def test_control_address_of_another_host(make):
@@ -205,6 +205,7 @@ def test_control_address_of_another_host(make):
 IN_USE = """
 import socket, sys
 sock = socket.socket(socket.AF_INET, getattr(socket, sys.argv[1]))
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, sock.type == socket.SOCK_STREAM)
 sock.bind((sys.argv[2], int(sys.argv[3])))
 sock.type == socket.SOCK_STREAM and sock.listen()
 print("bound", flush=True)
@@ -219,7 +220,7 @@ def test_address_in_use(make, kind):
         relay.lab.relay_command(sys.executable, "-c", IN_USE, kind, RELAY_V4, str(PORT)),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        other.stdout.readline()
+        assert other.stdout.readline() == b"bound\n"
         starts_not(relay, str(PORT), "in use")
     finally:
         other.communicate()

@@ -98,13 +98,14 @@ def test_kernel_never_answers_for_the_data_port(relay, neighbours, capture):
 
 @both_drivers
 def test_kill_and_start_again(relay, join, driver):
-    converse(join("alice"), join("bob"))
+    alice, bob = join("alice"), join("bob")
+    converse(alice, bob)
     for turn in range(2):
         relay.kill()
         relay.start()
         assert relay.admin("status")["driver"] == driver
         assert relay.peers() == {}
-        converse(join("alice"), join("bob"))
+        converse(alice.connect(), bob.connect())
     run("ping", "-c", "1", "-W", "2", RELAY_V4)
 
 

@@ -86,7 +86,8 @@ class Crowd:
                     messages["opened"] - self.storm.messages_in,
                     messages["delivered"] - self.storm.messages_out)
         eventually(lambda: differences() == (0, 0, 0), 3,
-                   lambda: f"received, opened, delivered differ by {differences()}")
+                   lambda: f"received, opened, delivered differ by {differences()}; "
+                   f"dropped {(self.relay.drops() - self.before)}")
         records, messages = self.relay.ledger() - self.before
         return records["dropped"], messages["dropped"]
 
