@@ -584,6 +584,17 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 	return found;
 }
 
+/* Drops what the window says is not new. */
+static bool is_new(struct forward *forward, const struct receiving *record,
+		   enum window_result result)
+{
+	if (result == WINDOW_NEW)
+		return true;
+	drop_record(forward, record->input,
+		    result == WINDOW_OLD ? DROP_RECORD_REPLAY_OLD : DROP_RECORD_REPLAY_SEEN);
+	return false;
+}
+
 /* Checks owners and windows: leaves what is worth opening in `records`. */
 static unsigned int check_windows(struct forward *forward, struct receiving *records,
 				  unsigned int n)
@@ -597,16 +608,9 @@ static unsigned int check_windows(struct forward *forward, struct receiving *rec
 			*record = records[i];
 		if (!own(forward, record))
 			continue;
-		switch (window_check(&record->lane->window, record->header.sequence)) {
-		case WINDOW_OLD:
-			drop_record(forward, record->input, DROP_RECORD_REPLAY_OLD);
+		if (!is_new(forward, record,
+			    window_check(&record->lane->window, record->header.sequence)))
 			continue;
-		case WINDOW_SEEN:
-			drop_record(forward, record->input, DROP_RECORD_REPLAY_SEEN);
-			continue;
-		case WINDOW_NEW:
-			break;
-		}
 		if (used_up(record->session, record->lane)) {
 			drop_record(forward, record->input, DROP_RECORD_KEY_LIMIT);
 			continue;
@@ -639,11 +643,10 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 			failed(forward, record);
 			continue;
 		}
-		// a copy may be in the same burst
-		if (window_accept(&record->lane->window, record->header.sequence) != WINDOW_NEW) {
-			drop_record(forward, record->input, DROP_RECORD_REPLAY_SEEN);
+		// a copy may be in the same burst, or one that is far ahead
+		if (!is_new(forward, record,
+			    window_accept(&record->lane->window, record->header.sequence)))
 			continue;
-		}
 		// a lane's owner follows its newest records
 		if (record->input->handed && above) {
 			leaving[leaving_count].lane = record->lane;
