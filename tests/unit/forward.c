@@ -258,10 +258,20 @@ static void test_replayed(void **state)
 	assert_int_equal(f->heard_count, 1);
 	assert_int_equal(counters(f, 0)->records_dropped[DROP_RECORD_REPLAY_SEEN], 3);
 
+	// or left far behind by another one of the burst
+	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
+	fixture_keep(f, &first);
+	a->next[0] += WINDOW_SIZE;
+	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
+	fixture_again(f, &first);
+	fixture_burst(f, 0);
+	assert_int_equal(f->heard_count, 2);
+	assert_int_equal(counters(f, 0)->records_dropped[DROP_RECORD_REPLAY_OLD], 2);
+
 	// lanes have windows of their own
 	peer_says(f, a, 1, WIRE_NORMAL, &said, 1);
 	fixture_burst(f, 0);
-	assert_int_equal(f->heard_count, 2);
+	assert_int_equal(f->heard_count, 3);
 }
 
 static void test_key_limit(void **state)
