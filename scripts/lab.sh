@@ -52,6 +52,15 @@ network_down()
 	rm -f "$lab/network"
 }
 
+# pki_make PEERS: a new federation "lab" in $lab/pki: ca, relay, peer-1 … peer-PEERS.
+pki_make()
+{
+	rm -rf "$lab/pki"
+	"$viaduct" cert init "$lab/pki" --federation lab &&
+		"$viaduct" cert issue "$lab/pki" relay --relay --address 10.77.0.1 --address fd77::1 &&
+		"$viaduct" cert issue "$lab/pki" --count "$1" --prefix peer-
+} >/dev/null
+
 # relay_config DRIVER WORKERS POLLING
 relay_config()
 {
