@@ -11,6 +11,7 @@
 #include <rte_ring_elem.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum {
@@ -226,6 +227,8 @@ static void sleep_until_work(struct worker *worker)
 		{.fd = worker->wake, .events = POLLIN},
 	};
 	uint64_t value = 1;
+	int error;
+	socklen_t size = sizeof(error);
 
 	counters_publish(&worker->published, &worker->forward.counters);
 	if (!rte_ring_empty(worker->events) &&
@@ -240,6 +243,9 @@ static void sleep_until_work(struct worker *worker)
 		rcu_thread_online();
 	}
 	atomic_store(&worker->sleeping, false);
+	// the interface went down, which would keep poll() from waiting until it is read
+	if (fds[0].revents & POLLERR)
+		getsockopt(fds[0].fd, SOL_SOCKET, SO_ERROR, &error, &size);
 	if ((fds[1].revents & POLLIN) && read(worker->wake, &value, sizeof(value)) < 0)
 		return; // EAGAIN: somebody else's reset
 }
