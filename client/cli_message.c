@@ -311,7 +311,7 @@ const struct command command_listen = {
 	.name = "listen",
 	.arguments = "[--count N] [OPTION…]",
 	.summary = "print the messages that come, and who sent them",
-	.help = "  -c, --count N      stop after N messages; else at Ctrl-C\n" TALK_HELP
+	.help = "  -c, --count N          stop after N messages; else at Ctrl-C\n" TALK_HELP
 		"\nJoins again by itself whenever the relay was away. Requests are printed, but "
 		"not\n"
 		"responded to: for that there is reply.\n\n"

@@ -210,11 +210,11 @@ const struct command command_reply = {
 	.name = "reply",
 	.arguments = "[--echo | --exec COMMAND] [--count N] [OPTION…]",
 	.summary = "respond to requests",
-	.help = "      --echo         with what was asked (the default)\n"
-		"  -e, --exec COMMAND with what this shell command prints; the request is its "
+	.help = "      --echo             with what was asked (the default)\n"
+		"  -e, --exec COMMAND     with what this shell command prints; the request is its "
 		"stdin.\n"
-		"                     No response if it fails. At most 64 at the same time\n"
-		"  -c, --count N      stop after N responses; else at Ctrl-C\n" TALK_HELP
+		"                         No response if it fails. At most 64 at the same time\n"
+		"  -c, --count N          stop after N responses; else at Ctrl-C\n" TALK_HELP
 		"\nJoins again by itself whenever the relay was away.\n\n"
 		"Examples:\n"
 		"  viaduct reply --exec date\n"

@@ -48,11 +48,12 @@ struct talk {
 	}
 
 #define TALK_HELP                                                                                  \
-	"  --relay HOST:PORT  the relay, [v6]:port too (VIADUCT_RELAY)\n"                          \
-	"  --ca FILE          the federation's CA (VIADUCT_CA)\n"                                  \
-	"  --cert FILE        your certificate (VIADUCT_CERT)\n"                                   \
-	"  --key FILE         its key (VIADUCT_KEY)\n"
-#define TALK_HELP_CLASS "  --class CLASS      bulk, normal (the default) or critical\n"
+	"      --relay HOST:PORT  the relay, [v6]:port too (VIADUCT_RELAY)\n"                      \
+	"      --ca FILE          the federation's CA (VIADUCT_CA)\n"                              \
+	"      --cert FILE        your certificate (VIADUCT_CERT)\n"                               \
+	"      --key FILE         its key (VIADUCT_KEY)\n"                                         \
+	"      --json             JSON instead of text\n"
+#define TALK_HELP_CLASS "      --class CLASS      bulk, normal (the default) or critical\n"
 #define TALK_HELP_PEER                                                                             \
 	"PEER is an id of 26 characters or a name, whole or without what it has in common with\n"  \
 	"yours: spiffe://lab/default/peer-2, other/peer-2, peer-2.\n\n"
