@@ -175,8 +175,9 @@ static json_t *drops(const struct admin_subject *subject)
 {
 	json_t *records = json_object(), *messages = json_object();
 	struct dataplane_kernel_drops kernel;
-	struct counters total = {0};
+	struct counters total;
 
+	memset(&total, 0, sizeof(total));
 	for (int i = 0; i < subject->config->data.workers; i++) {
 		struct dataplane_worker worker;
 

@@ -229,8 +229,10 @@ static int dataplane_begin(struct viaductd *v)
 		.relay = v->tls.relay.id,
 	};
 
-	for (unsigned int i = 0; i < v->plan.worker_count; i++)
+	for (unsigned int i = 0; i < v->plan.worker_count; i++) {
 		dataplane.cores[i] = v->plan.workers[i].core;
+		dataplane.nodes[i] = v->plan.workers[i].node;
+	}
 	return dataplane_start(&v->dataplane, &dataplane, log_dataplane, v->error);
 }
 

@@ -117,15 +117,19 @@ static void deadline_clear(struct member_session *session)
 	cds_list_del_init(&session->deadline.node);
 }
 
-/* The first session of a list whose time has come, or NULL. */
-static struct member_session *first_due(struct cds_list_head *list, uint64_t now_ms)
+/* Calls `due` for the sessions of a list whose time has come. */
+static void deadline_check(struct members *members, struct cds_list_head *list, uint64_t now_ms,
+			   void (*due)(struct members *members, struct member_session *session,
+				       uint64_t now_ms))
 {
-	struct member_session *session;
+	struct member_session *session, *next;
 
-	if (cds_list_empty(list))
-		return NULL;
-	session = cds_list_first_entry(list, struct member_session, deadline.node);
-	return session->deadline.at_ms <= now_ms ? session : NULL;
+	cds_list_for_each_entry_safe (session, next, list, deadline.node) {
+		if (session->deadline.at_ms > now_ms)
+			break;
+		deadline_clear(session);
+		due(members, session, now_ms);
+	}
 }
 
 /* Sessions */
@@ -247,10 +251,12 @@ static void log_left(const struct member_session *session, const char *reason)
 		 session->member->name, session->index, reason);
 }
 
-static void forget_next(struct members *members, struct member *member, uint64_t now_ms)
+static void forget_silent(struct members *members, struct member_session *session, uint64_t now_ms)
 {
-	struct member_session *session = member->next;
+	struct member *member = session->member;
 
+	log_info("no first record", "id=%s name=%s index=%u", member->text, member->name,
+		 session->index);
 	rcu_assign_pointer(slot_of(members, session)->next, NULL);
 	member->next = NULL;
 	members->joining--;
@@ -258,9 +264,9 @@ static void forget_next(struct members *members, struct member *member, uint64_t
 	settle(members, member, true, now_ms);
 }
 
-static void forget_last(struct members *members, struct member *member, uint64_t now_ms)
+static void forget_last(struct members *members, struct member_session *session, uint64_t now_ms)
 {
-	struct member_session *session = member->last;
+	struct member *member = session->member;
 
 	rcu_assign_pointer(slot_of(members, session)->last, NULL);
 	member->last = NULL;
@@ -564,7 +570,6 @@ static void end_overlap(struct members *members, struct member_session *session,
 
 	*rx = NULL;
 	session->rekeying = MEMBER_SETTLED;
-	deadline_clear(session);
 	if (!publish(members, session, old))
 		return;
 	*rx = old;
@@ -695,16 +700,9 @@ uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)
 
 void members_tick(struct members *members, uint64_t now_ms)
 {
-	struct member_session *session;
-
-	while ((session = first_due(&members->pending, now_ms))) {
-		log_left(session, "silent");
-		forget_next(members, session->member, now_ms);
-	}
-	while ((session = first_due(&members->overlapping, now_ms)))
-		end_overlap(members, session, now_ms);
-	while ((session = first_due(&members->ending, now_ms)))
-		forget_last(members, session->member, now_ms);
+	deadline_check(members, &members->pending, now_ms, forget_silent);
+	deadline_check(members, &members->overlapping, now_ms, end_overlap);
+	deadline_check(members, &members->ending, now_ms, forget_last);
 	roster_expire(&members->roster, now_ms);
 }
 

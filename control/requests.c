@@ -4,6 +4,8 @@
 #include <jansson.h>
 #include <stdio.h>
 
+enum { ANSWER_SIZE = FORWARD_PAYLOAD_MAX + 1 }; // with a NUL
+
 /* Copies a string field that fits. `needed`: whether there must be one. */
 static bool get_text(const json_t *root, const char *key, bool needed, char *text, size_t size)
 {
@@ -93,7 +95,7 @@ static size_t write_member(char *text, size_t size, const struct member *member)
  * Answers with the members at and behind `at` that have joined and belong to what is asked for, as
  * many as fit. Returns the answer's length.
  */
-static size_t list(char answer[FORWARD_PAYLOAD_MAX], const struct roster_index *index, size_t at,
+static size_t list(char answer[ANSWER_SIZE], const struct roster_index *index, size_t at,
 		   bool (*belongs)(const struct member *member, const struct request *request),
 		   const struct request *request)
 {
@@ -122,12 +124,12 @@ static size_t list(char answer[FORWARD_PAYLOAD_MAX], const struct roster_index *
 			answer[length] = ',';
 		length += comma + size;
 	}
-	memcpy(answer + length, last, strlen(last));
+	strcpy(answer + length, last);
 	return length + strlen(last);
 }
 
 static size_t answer_peers(const struct roster *roster, const struct request *request,
-			   char answer[FORWARD_PAYLOAD_MAX])
+			   char answer[ANSWER_SIZE])
 {
 	if (request->op == REQUEST_RESOLVE)
 		return list(answer, &roster->by_name, roster_seek_name(roster, request->name),
@@ -140,17 +142,15 @@ static size_t answer_peers(const struct roster *roster, const struct request *re
 		    request);
 }
 
-static size_t answer_text(char answer[FORWARD_PAYLOAD_MAX], const char *text)
+static size_t answer_text(char answer[ANSWER_SIZE], const char *text)
 {
-	size_t length = strlen(text);
-
-	memcpy(answer, text, length);
-	return length;
+	strcpy(answer, text);
+	return strlen(text);
 }
 
-static size_t answer_error(char answer[FORWARD_PAYLOAD_MAX], const char *code, const char *detail)
+static size_t answer_error(char answer[ANSWER_SIZE], const char *code, const char *detail)
 {
-	return (size_t)snprintf(answer, FORWARD_PAYLOAD_MAX,
+	return (size_t)snprintf(answer, ANSWER_SIZE,
 				"{\"ok\":false,\"error\":\"%s\",\"detail\":\"%s\"}", code, detail);
 }
 
@@ -158,7 +158,7 @@ void request_handle(struct members *members, const struct forward_event *event, 
 {
 	struct member_session *session = member_session_find(members, event->index);
 	struct request request;
-	char answer[FORWARD_PAYLOAD_MAX];
+	char answer[ANSWER_SIZE];
 	const char *detail;
 	size_t length;
 	int result;

@@ -65,23 +65,23 @@ static void member_free(struct member *member)
 
 int roster_init(struct roster *roster, uint32_t slots, uint32_t random)
 {
+	struct member **memory;
+
 	memset(roster, 0, sizeof(*roster));
 	CDS_INIT_LIST_HEAD(&roster->resting);
 	roster->slots = slots;
 	roster->by_id.compare = compare_ids;
 	roster->by_name.compare = compare_names;
 	roster->by_cluster.compare = compare_clusters;
-	roster->by_id.members = calloc(slots, sizeof(struct member *));
-	roster->by_name.members = calloc(slots, sizeof(struct member *));
-	roster->by_cluster.members = calloc(slots, sizeof(struct member *));
-	roster->by_slot = calloc(slots, sizeof(struct member *));
-	roster->generations = calloc(slots, sizeof(roster->generations[0]));
-	roster->free = calloc(slots, sizeof(roster->free[0]));
-	if (!roster->by_id.members || !roster->by_name.members || !roster->by_cluster.members ||
-	    !roster->by_slot || !roster->generations || !roster->free) {
-		roster_fini(roster);
+	memory = calloc(slots, 4 * sizeof(struct member *) + sizeof(uint32_t) + sizeof(uint16_t));
+	if (!memory)
 		return -ENOMEM;
-	}
+	roster->by_id.members = memory;
+	roster->by_name.members = memory + slots;
+	roster->by_cluster.members = memory + 2 * slots;
+	roster->by_slot = memory + 3 * slots;
+	roster->free = (uint32_t *)(memory + 4 * slots);
+	roster->generations = (uint16_t *)(roster->free + slots);
 	for (uint32_t i = 0; i < slots; i++) {
 		roster->free[i] = (wire_slot(random) + i) % slots;
 		roster->generations[i] = (uint16_t)wire_generation(random);
@@ -94,13 +94,7 @@ void roster_fini(struct roster *roster)
 {
 	for (size_t i = 0; i < roster->by_id.count; i++)
 		member_free(roster->by_id.members[i]);
-	free(roster->by_id.members);
-	free(roster->by_name.members);
-	free(roster->by_cluster.members);
-	free(roster->by_slot);
-	free(roster->generations);
-	free(roster->free);
-	memset(roster, 0, sizeof(*roster));
+	free(roster->by_id.members); // and all other arrays
 }
 
 size_t roster_seek_id(const struct roster *roster, const char *id)
@@ -152,8 +146,10 @@ static int file_name(struct roster *roster, struct member *member, const struct 
 		index_remove(&roster->by_cluster, member);
 		free(member->name);
 	}
-	member->name = memcpy(texts, identity->name, name_size);
-	member->cluster = memcpy(texts + name_size, identity->cluster, cluster_size);
+	memcpy(texts, identity->name, name_size);
+	memcpy(texts + name_size, identity->cluster, cluster_size);
+	member->name = texts;
+	member->cluster = texts + name_size;
 	index_add(&roster->by_name, member);
 	index_add(&roster->by_cluster, member);
 	return 0;
