@@ -2,7 +2,8 @@
 
 #include <intel-ipsec-mb.h>
 #include <pthread.h>
-#include <stdlib.h>
+
+#include "node.h"
 
 struct key {
 	struct aead_key base;
@@ -12,9 +13,10 @@ struct key {
 	};
 };
 
-static IMB_MGR *manager_new(void)
+static IMB_MGR *manager_new(int node)
 {
-	IMB_MGR *manager = alloc_mb_mgr(0);
+	void *memory = node_alloc(node, 64, imb_get_mb_mgr_size());
+	IMB_MGR *manager = memory ? imb_set_pointers_mb_mgr(memory, 0, 1) : NULL;
 
 	if (manager)
 		init_mb_mgr_auto(manager, NULL);
@@ -26,7 +28,7 @@ static IMB_MGR *expander;
 
 static void expander_init(void)
 {
-	expander = manager_new();
+	expander = manager_new(NODE_ANY);
 }
 
 static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
@@ -38,7 +40,7 @@ static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_E
 	pthread_once(&once, expander_init);
 	if (!expander || (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305))
 		return NULL;
-	key = aligned_alloc(64, sizeof(*key));
+	key = node_alloc(node, 64, sizeof(*key));
 	if (!key)
 		return NULL;
 	key->base.aead = aead;
@@ -55,17 +57,17 @@ static void key_free(struct aead_key *key)
 	if (!key)
 		return;
 	explicit_bzero(key, sizeof(struct key));
-	free(key);
+	node_free(key);
 }
 
 static void *worker_new(int node)
 {
-	return manager_new();
+	return manager_new(node);
 }
 
 static void worker_free(void *worker)
 {
-	free_mb_mgr(worker);
+	node_free(worker);
 }
 
 // An expanded AES key is 1 KB in 16 lines, and with 10,000 sessions in none of the caches.

@@ -2,7 +2,8 @@
 
 #include <openssl/evp.h>
 #include <stdatomic.h>
-#include <stdlib.h>
+
+#include "node.h"
 
 struct key {
 	struct aead_key base;
@@ -32,7 +33,7 @@ static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_E
 
 	if (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305)
 		return NULL;
-	key = aligned_alloc(64, (sizeof(*key) + 63) / 64 * 64);
+	key = node_alloc(node, 64, sizeof(*key));
 	if (!key)
 		return NULL;
 	key->base.aead = aead;
@@ -47,7 +48,7 @@ static void key_free(struct aead_key *key)
 	if (!key)
 		return;
 	explicit_bzero(key, sizeof(struct key));
-	free(key);
+	node_free(key);
 }
 
 static void worker_free(void *arg)
@@ -60,12 +61,12 @@ static void worker_free(void *arg)
 	}
 	EVP_CIPHER_free(worker->aes);
 	EVP_CIPHER_free(worker->chacha);
-	free(worker);
+	node_free(worker);
 }
 
 static void *worker_new(int node)
 {
-	struct worker *worker = calloc(1, sizeof(*worker));
+	struct worker *worker = node_alloc(node, 64, sizeof(*worker));
 
 	if (!worker)
 		return NULL;

@@ -28,6 +28,7 @@ struct dataplane_config {
 	uint16_t port;                    // UDP, host byte order
 	unsigned int workers;             // 1 to DATAPLANE_WORKERS_MAX
 	int cores[DATAPLANE_WORKERS_MAX]; // CPU of each worker
+	int nodes[DATAPLANE_WORKERS_MAX]; // NUMA node of each, where its memory is; -1: any
 	int control_core;                 // CPU of the control thread
 	bool busy;                        // never sleep
 	uint16_t mtu;                     // largest IP packet of a record

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 
@@ -41,42 +40,6 @@ static size_t huge_free(void)
 	return sum;
 }
 
-// Writes a set like 0-3,8.
-static void cores_format(char *text, size_t size, const cpu_set_t *cores)
-{
-	size_t length = 0;
-
-	*text = 0;
-	for (int first = 0; first < CPU_SETSIZE && length < size; first++) {
-		int last = first;
-
-		if (!CPU_ISSET(first, cores))
-			continue;
-		while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, cores))
-			last++;
-		length += (size_t)snprintf(text + length, size - length, "%s%d", length ? "," : "",
-					   first);
-		if (last > first && length < size)
-			length += (size_t)snprintf(text + length, size - length, "-%d", last);
-		first = last;
-	}
-}
-
-static int core_check(int core, char *error)
-{
-	cpu_set_t cores;
-	char text[64];
-
-	if (sched_getaffinity(0, sizeof(cores), &cores))
-		return -errno;
-	if (core >= 0 && core < CPU_SETSIZE && CPU_ISSET(core, &cores))
-		return 0;
-	cores_format(text, sizeof(text), &cores);
-	snprintf(error, DATAPLANE_ERROR_MAX, "CPU %d can't be used: this process may run on %s",
-		 core, text);
-	return -EINVAL;
-}
-
 int eal_start(const struct dataplane_config *config, size_t megabytes, char *error)
 {
 	char lcores[16 * (DATAPLANE_WORKERS_MAX + 1)], memory[16];
@@ -90,14 +53,9 @@ int eal_start(const struct dataplane_config *config, size_t megabytes, char *err
 	int r;
 
 	length = (size_t)snprintf(lcores, sizeof(lcores), "0@%d", config->control_core);
-	r = core_check(config->control_core, error);
-	for (unsigned int i = 0; i < config->workers && r == 0; i++) {
-		r = core_check(config->cores[i], error);
+	for (unsigned int i = 0; i < config->workers; i++)
 		length += (size_t)snprintf(lcores + length, sizeof(lcores) - length, ",%u@%d",
 					   i + 1, config->cores[i]);
-	}
-	if (r)
-		return r;
 	snprintf(memory, sizeof(memory), "%zu", megabytes);
 	huge = huge_free() >= megabytes;
 	if (huge) {

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "node.h"
 #include "report.h"
 
 enum {
@@ -61,8 +62,9 @@ size_t port_memory(const struct dataplane_config *config)
 	return config->workers * BUFFERS * (object_size(config->mtu) + sizeof(void *) * 2);
 }
 
-// One piece of memory, since a pool becomes the memory of an AF_XDP socket.
-static int pool_new(struct rte_mempool **out, unsigned int number, uint16_t mtu)
+// One piece of memory, since a pool becomes the memory of an AF_XDP socket; of another node if the
+// wanted one has no huge pages left.
+static int pool_new(struct rte_mempool **out, unsigned int number, uint16_t mtu, int node)
 {
 	size_t size = BUFFERS * object_size(mtu);
 	const struct rte_memzone *zone;
@@ -77,10 +79,13 @@ static int pool_new(struct rte_mempool **out, unsigned int number, uint16_t mtu)
 					SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
 	if (!pool)
 		return -rte_errno;
-	zone = rte_memzone_reserve_aligned(name, size, SOCKET_ID_ANY, 0,
-					   (unsigned int)getpagesize());
+	zone = rte_memzone_reserve_aligned(name, size, node, 0, (unsigned int)getpagesize());
+	if (!zone)
+		zone = rte_memzone_reserve_aligned(name, size, SOCKET_ID_ANY, 0,
+						   (unsigned int)getpagesize());
 	if (!zone)
 		return -rte_errno;
+	node_bind(node, zone->addr, size); // for ordinary memory, which DPDK doesn't place
 	rte_pktmbuf_pool_init(pool, NULL);
 	r = rte_mempool_populate_iova(pool, zone->addr, zone->iova, size, NULL, NULL);
 	if (r != BUFFERS)
@@ -323,7 +328,7 @@ int port_start(struct port *port, const struct dataplane_config *config, char *e
 
 	port->xdp.object = -1;
 	for (unsigned int i = 0; i < config->workers; i++) {
-		r = pool_new(&port->queues[i].pool, i, config->mtu);
+		r = pool_new(&port->queues[i].pool, i, config->mtu, config->nodes[i]);
 		if (r) {
 			snprintf(error, DATAPLANE_ERROR_MAX,
 				 "no memory for the buffers of worker %u", i);

@@ -1,17 +1,28 @@
 #include "node.h"
 
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/mempolicy.h>
+
+void node_bind(int node, void *pages, size_t size)
+{
+	uint64_t mask;
+
+	if (node < 0 || node >= NODE_MAX)
+		return;
+	mask = UINT64_C(1) << node;
+	syscall(SYS_mbind, pages, size, MPOL_PREFERRED, &mask, NODE_MAX + 1, 0);
+}
+
 #ifdef NUMA_JEMALLOC
 
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <linux/mempolicy.h>
 
 #include <jemalloc/jemalloc.h>
 
@@ -25,24 +36,17 @@ static struct arena arenas[NODE_MAX + 1]; // by node + 1
 static extent_hooks_t *default_hooks;     // written once, before the first arena
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/*
- * Fresh pages for an arena. Both calls only ask: without them (one node, a container's seccomp, no
- * huge pages) memory is where the kernel puts it, and works as well.
- */
+/* Fresh pages for an arena; huge ones where the kernel has them. */
 static void *map_extent(extent_hooks_t *hooks, void *address, size_t size, size_t alignment,
 			bool *zero, bool *commit, unsigned int index)
 {
 	const struct arena *arena = (const struct arena *)hooks;
 	void *extent =
 		default_hooks->alloc(default_hooks, address, size, alignment, zero, commit, index);
-	uint64_t mask;
 
 	if (!extent)
 		return NULL;
-	if (arena->node >= 0) {
-		mask = UINT64_C(1) << arena->node;
-		syscall(SYS_mbind, extent, size, MPOL_PREFERRED, &mask, NODE_MAX + 1, 0);
-	}
+	node_bind(arena->node, extent, size);
 	madvise(extent, size, MADV_HUGEPAGE);
 	return extent;
 }

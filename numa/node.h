@@ -26,6 +26,12 @@ void *node_alloc(int node, size_t align, size_t size);
 void node_free(void *memory);
 
 /*
+ * Asks that whole pages that nobody has touched yet come from the node, if it has any left. Without
+ * effect (one node, a container's seccomp) memory is where the kernel puts it, and works as well.
+ */
+void node_bind(int node, void *pages, size_t size);
+
+/*
  * From here on what the calling thread gets from malloc and its like is the node's too: so code
  * that knows no nodes (the router's tables) can be told from outside. Nothing happens in a build
  * with a sanitizer. Returns 0 or a negative errno, and then nothing has changed.
