@@ -138,10 +138,6 @@ int dataplane_start(struct dataplane **out, const struct dataplane_config *confi
 			stage++;
 	}
 	if (r == 0) {
-		report(REPORT_INFO,
-		       "msg=\"dataplane up\" interface=%s driver=%s workers=%u memory=%s",
-		       config->interface, dataplane_driver_name(dataplane->port.driver),
-		       config->workers, eal_huge_pages() ? "huge" : "ordinary");
 		*out = dataplane;
 		return 0;
 	}
