@@ -3,8 +3,6 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#include "toy.h"
-
 static void *more(void *array, unsigned int count, size_t size)
 {
 	// doubled at powers of two, exact otherwise would be slow and no help to ASan
@@ -68,7 +66,7 @@ static void hear(struct fixture *fixture, struct sent *sent)
 	struct peer *peer;
 	uint8_t *text = sent->record + WIRE_RECORD_HEADER;
 	size_t length = sent->length - WIRE_RECORD_OVERHEAD;
-	bool opened;
+	struct aead_job opening = {.record = sent->record, .length = sent->length};
 
 	assert(parsed == WIRE_OK);
 	peer = peer_of(fixture, header.index);
@@ -78,8 +76,9 @@ static void hear(struct fixture *fixture, struct sent *sent)
 	assert(header.sequence >= peer->seen[header.lane]);
 	peer->seen[header.lane] = header.sequence + 1;
 	assert(peer->down[header.phase]);
-	opened = toy_open(peer->down[header.phase], sent->record, sent->length);
-	assert(opened);
+	opening.key = peer->down[header.phase];
+	fixture->aead->open(fixture->workers[0].forward.aead_worker, &opening, 1);
+	assert(opening.ok);
 	for (size_t at = 0; at < length;) {
 		struct wire_message message;
 		struct heard *heard;
@@ -166,7 +165,7 @@ static const struct forward_ops ops = {
 	.event = tell,
 };
 
-struct fixture *fixture_new(void)
+struct fixture *fixture_new(const struct aead_ops *aead)
 {
 	static const uint8_t secret[32] = {1, 2, 3, 4, 5};
 	struct fixture *fixture = calloc(1, sizeof(*fixture));
@@ -174,6 +173,7 @@ struct fixture *fixture_new(void)
 
 	assert(fixture);
 	rcu_register_thread();
+	fixture->aead = aead;
 	memcpy(fixture->relay.bytes, "relay's own id..", WIRE_ID_SIZE);
 	fixture->now_ms = 1000;
 	fixture->sessions = session_table_new(FIXTURE_SLOTS);
@@ -190,8 +190,8 @@ struct fixture *fixture_new(void)
 		worker->forward.worker = worker;
 		worker->forward.sessions = fixture->sessions;
 		worker->forward.routes = &fixture->routes;
-		worker->forward.aead = &toy_aead;
-		worker->forward.aead_worker = toy_aead.worker_new(-1);
+		worker->forward.aead = aead;
+		worker->forward.aead_worker = aead->worker_new(-1);
 		worker->forward.relay = fixture->relay;
 		worker->forward.number = (uint8_t)i;
 	}
@@ -209,7 +209,7 @@ void fixture_free(struct fixture *fixture)
 		for (unsigned int j = 0; j < worker->queued; j++)
 			buffer_free(fixture, worker->queue[j].buffer);
 		forward_fini(&worker->forward);
-		toy_aead.worker_free(worker->forward.aead_worker);
+		fixture->aead->worker_free(worker->forward.aead_worker);
 	}
 	assert(fixture->buffers == 0);
 	route_table_fini(&fixture->routes);
@@ -219,7 +219,7 @@ void fixture_free(struct fixture *fixture)
 		free(fixture->peers[i]);
 	}
 	for (unsigned int i = 0; i < fixture->key_count; i++)
-		toy_aead.key_free(fixture->keys[i]);
+		fixture->aead->key_free(fixture->keys[i]);
 	free(fixture->keys);
 	free(fixture->sent);
 	free(fixture->heard);
@@ -243,7 +243,7 @@ static struct aead_key *key_new(struct fixture *fixture)
 	struct aead_key *key;
 
 	wire_put32(secret, fixture->key_count);
-	key = toy_aead.key_new(WIRE_CHACHA20_POLY1305, secret, -1);
+	key = fixture->aead->key_new(WIRE_CHACHA20_POLY1305, secret, -1);
 	assert(key);
 	fixture->keys = more(fixture->keys, fixture->key_count, sizeof(fixture->keys[0]));
 	fixture->keys[fixture->key_count++] = key;
@@ -412,12 +412,17 @@ struct forward_input *peer_seals(struct fixture *fixture, struct peer *peer,
 				 uint16_t length)
 {
 	uint8_t record[FIXTURE_RECORD_MAX];
+	struct aead_job sealing = {
+		.key = peer->up[header->phase],
+		.record = record,
+		.length = WIRE_RECORD_OVERHEAD + length,
+	};
 	struct forward_input *input;
 
 	assert(WIRE_RECORD_OVERHEAD + length <= FIXTURE_RECORD_MAX);
 	wire_record_put(record, header);
 	memcpy(record + WIRE_RECORD_HEADER, text, length);
-	toy_seal(peer->up[header->phase], record, WIRE_RECORD_OVERHEAD + length);
+	fixture->aead->seal(fixture->workers[0].forward.aead_worker, &sealing, 1);
 	input = fixture_datagram(fixture, record, WIRE_RECORD_OVERHEAD + length);
 	input->source = peer->endpoint;
 	return input;

@@ -1,6 +1,6 @@
 /*
  * Workers without a dataplane: struct forward over malloc'ed buffers of exact size, a port, rings
- * and a pool that refuse when told to, and peers that speak to them with the toy cipher. Knows no
+ * and a pool that refuse when told to, and peers that speak to them. Knows no
  * test framework, so that fuzz targets use it too; what must always hold it asserts after every
  * call: the ledgers balance, no buffer is lost, no sequence comes twice, and what goes to a peer
  * opens with its key.
@@ -82,6 +82,7 @@ struct fixture_worker {
 };
 
 struct fixture {
+	const struct aead_ops *aead;
 	struct wire_id relay;
 	struct session_table *sessions;
 	struct route_table routes;
@@ -105,7 +106,7 @@ struct fixture {
 };
 
 /* Registers the calling thread as an RCU reader. Never fails: asserts. */
-struct fixture *fixture_new(void);
+struct fixture *fixture_new(const struct aead_ops *aead);
 
 /* Asserts that every buffer came back. */
 void fixture_free(struct fixture *fixture);

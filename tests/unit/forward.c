@@ -3,10 +3,11 @@
 #include <stdlib.h>
 
 #include "fixture.h"
+#include "toy.h"
 
 static int set_up(void **state)
 {
-	*state = fixture_new();
+	*state = fixture_new(&toy_aead);
 	return 0;
 }
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "fixture.h"
+#include "toy.h"
 
 enum {
 	SEEDS = 30,
@@ -700,7 +701,7 @@ static void test_seeds(void **state)
 		assert_non_null(m);
 		fprintf(stderr, "seed %u\n", seed);
 		srandom(seed);
-		m->f = fixture_new();
+		m->f = fixture_new(&toy_aead);
 		run(m);
 		fixture_free(m->f);
 		for (unsigned int i = 0; i < m->view_count; i++)

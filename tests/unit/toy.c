@@ -66,7 +66,7 @@ static void make_tag(const struct toy_key *key, const uint8_t *record, uint16_t 
 	wire_put64(tag + 8, stir(h));
 }
 
-bool toy_open(const struct aead_key *key, uint8_t *record, uint16_t length)
+static bool open_one(const struct aead_key *key, uint8_t *record, uint16_t length)
 {
 	const struct toy_key *toy = (const struct toy_key *)key;
 	uint8_t tag[WIRE_TAG_SIZE];
@@ -77,7 +77,7 @@ bool toy_open(const struct aead_key *key, uint8_t *record, uint16_t length)
 	return memcmp(tag, record + length - WIRE_TAG_SIZE, WIRE_TAG_SIZE) == 0;
 }
 
-void toy_seal(const struct aead_key *key, uint8_t *record, uint16_t length)
+static void seal_one(const struct aead_key *key, uint8_t *record, uint16_t length)
 {
 	const struct toy_key *toy = (const struct toy_key *)key;
 
@@ -88,7 +88,7 @@ void toy_seal(const struct aead_key *key, uint8_t *record, uint16_t length)
 static void open_all(void *worker, struct aead_job *jobs, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
-		jobs[i].ok = toy_open(jobs[i].key, jobs[i].record, jobs[i].length);
+		jobs[i].ok = open_one(jobs[i].key, jobs[i].record, jobs[i].length);
 }
 
 static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
@@ -100,7 +100,7 @@ static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
 
 		assert(lane < WIRE_LANES_MAX && sequence >= toy->sealed[lane]);
 		toy->sealed[lane] = sequence + 1;
-		toy_seal(jobs[i].key, jobs[i].record, jobs[i].length);
+		seal_one(jobs[i].key, jobs[i].record, jobs[i].length);
 		jobs[i].ok = true; // not an answer to anybody: nobody may rely on it
 	}
 }

@@ -2,8 +2,8 @@
  * A toy cipher behind struct aead_ops: reversible, keyed, and with a tag that notices any changed
  * bit, a wrong key and a wrong header. It protects nothing, and is as fast as tests want.
  *
- * It insists that what a worker seals under one key has, in each lane, a rising sequence: no nonce
- * comes twice.
+ * It insists that what is sealed under one key has, in each lane, a rising sequence: no nonce comes
+ * twice.
  */
 #ifndef TOY_H
 #define TOY_H
@@ -11,9 +11,5 @@
 #include "aead.h"
 
 extern const struct aead_ops toy_aead;
-
-/* What toy_aead.open and .seal do to one record, without the insistence. */
-bool toy_open(const struct aead_key *key, uint8_t *record, uint16_t length);
-void toy_seal(const struct aead_key *key, uint8_t *record, uint16_t length);
 
 #endif
