@@ -167,5 +167,7 @@ def test_key_limits(relay, join):
             alice.send(alice.relay, kind=PING, lane=1)
     assert alice.used == [alice.used[0], 500]
     alice.rekey()
+    eventually(lambda: alice.ping_relay() or alice.poll(0.01) or alice.old_until,
+               message="the relay doesn't send in the new phase")
     alice.wait_tag(senders[0].send(alice.identity.id))
     senders[0].wait_tag(alice.send(senders[0].identity.id, lane=1))
