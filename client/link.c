@@ -250,23 +250,24 @@ static void link_late(struct timer *timer)
 
 static int tls_init(struct link *link, struct viaduct_peer *peer, char *text, size_t size)
 {
-	struct identity identity;
+	struct credentials credentials;
 	SSL_CTX *ctx;
 	int ret;
 
 	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
 	if (ret)
 		return ret;
-	link->ssl = SSL_new(ctx);
-	if (!link->ssl || !quiet_use(link)) {
-		snprintf(text, size, "out of memory");
-		return -ENOMEM;
-	}
-	ret = trust_use(link->ssl, peer->certificate, peer->key, &identity, text, size);
-	if (!ret)
-		ret = peer_identify(peer, &identity, text, size);
+	ret = peer_credentials(peer, &credentials, text, size);
 	if (ret)
-		return ret;
+		goto out;
+	link->ssl = SSL_new(ctx);
+	if (!link->ssl || !quiet_use(link) ||
+	    SSL_use_cert_and_key(link->ssl, credentials.certificate, credentials.key,
+				 credentials.chain, 1) != 1) {
+		snprintf(text, size, "out of memory");
+		ret = -ENOMEM;
+		goto out;
+	}
 	if (ctx != peer->ctx) {
 		// another CA file: what was verified against the old one counts no more
 		SSL_SESSION_free(peer->ticket);
@@ -280,7 +281,9 @@ static int tls_init(struct link *link, struct viaduct_peer *peer, char *text, si
 	SSL_set_app_data(link->ssl, &link->check);
 	if (peer->ticket)
 		SSL_set_session(link->ssl, peer->ticket);
-	return 0;
+out:
+	credentials_fini(&credentials);
+	return ret;
 }
 
 int link_open(struct viaduct_peer *peer, const struct sockaddr_storage *address, char *text,

@@ -28,9 +28,8 @@ struct link {
 };
 
 /*
- * Starts a connection for peer->link; the peer's certificate must fit `identity`'s id. Calls back
- * dial_hello(), dial_answered(), dial_drained() and dial_failed(). Returns 0, or a negative errno
- * and says why in `text`; then none is called.
+ * Starts a connection for peer->link. Calls back dial_hello(), dial_answered(), dial_drained() and
+ * dial_failed(). Returns 0, or a negative errno and says why in `text`; then none is called.
  */
 int link_open(struct viaduct_peer *peer, const struct sockaddr_storage *address, char *text,
 	      size_t size);

@@ -46,33 +46,9 @@ static char *copy(const char *given, const char *otherwise)
 	return strdup(given ? given : otherwise);
 }
 
-/* Reads the certificate files to see whether they are of use at all, and whose they are. */
-static int files_check(struct viaduct_peer *peer, char *text, size_t size)
-{
-	struct identity identity;
-	SSL_CTX *ctx;
-	SSL *ssl;
-	int ret;
-
-	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
-	if (ret)
-		return ret;
-	ssl = SSL_new(ctx);
-	if (!ssl) {
-		snprintf(text, size, "out of memory");
-		return -ENOMEM;
-	}
-	ret = trust_use(ssl, peer->certificate, peer->key, &identity, text, size);
-	if (!ret)
-		ret = peer_identify(peer, &identity, text, size);
-	SSL_free(ssl);
-	if (!ret && !peer->federation)
-		peer->federation = strdup(identity.federation);
-	return ret || peer->federation ? ret : -ENOMEM;
-}
-
-int peer_identify(struct viaduct_peer *peer, const struct identity *identity, char *text,
-		  size_t size)
+/* Takes over an identity; -EKEYREVOKED if a session says that the peer is somebody else. */
+static int identify(struct viaduct_peer *peer, const struct identity *identity, char *text,
+		    size_t size)
 {
 	char *name;
 
@@ -81,7 +57,7 @@ int peer_identify(struct viaduct_peer *peer, const struct identity *identity, ch
 		return 0;
 	if (peer->session) {
 		snprintf(text, size, "%s is another identity's now", peer->certificate);
-		return -EKEYREJECTED;
+		return -EKEYREVOKED;
 	}
 	name = strdup(identity->name);
 	if (!name) {
@@ -94,6 +70,36 @@ int peer_identify(struct viaduct_peer *peer, const struct identity *identity, ch
 	SSL_SESSION_free(peer->ticket); // it would prove who the peer was
 	peer->ticket = NULL;
 	return 0;
+}
+
+int peer_credentials(struct viaduct_peer *peer, struct credentials *credentials, char *text,
+		     size_t size)
+{
+	int ret;
+
+	*credentials = peer->credentials;
+	memset(&peer->credentials, 0, sizeof(peer->credentials));
+	if (credentials->certificate)
+		return 0;
+	ret = credentials_read(credentials, peer->certificate, peer->key, text, size);
+	return ret ? ret : identify(peer, &credentials->identity, text, size);
+}
+
+/* Reads the certificate files to see whether they are of use at all, and whose they are. */
+static int files_check(struct viaduct_peer *peer, char *text, size_t size)
+{
+	struct credentials *credentials = &peer->credentials;
+	SSL_CTX *ctx;
+	int ret;
+
+	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
+	if (!ret)
+		ret = credentials_read(credentials, peer->certificate, peer->key, text, size);
+	if (!ret)
+		ret = identify(peer, &credentials->identity, text, size);
+	if (!ret && !peer->federation)
+		peer->federation = strdup(credentials->identity.federation);
+	return ret || peer->federation ? ret : -ENOMEM;
 }
 
 static void retry_due(struct timer *timer)
@@ -216,8 +222,8 @@ static void dial_lost(struct viaduct_peer *peer, int error, const char *text, do
 		return;
 	}
 	snprintf(words, sizeof(words), "no rekey: %s", text);
-	if (error == -EKEYREJECTED && !wire_id_equal(&peer->id, &peer->session->welcome.id))
-		peer_lost(peer, error, words);
+	if (error == -EKEYREVOKED)
+		peer_lost(peer, error, words); // and come back as who we are now
 	else
 		session_rekey_failed(peer->session, error, words,
 				     (uint64_t)(retry_after * 1000) * MILLISECOND);
@@ -359,6 +365,7 @@ void viaduct_peer_close(struct viaduct_peer *peer, bool leave)
 void peer_free(struct viaduct_peer *peer)
 {
 	LIST_REMOVE(peer, link_peers);
+	credentials_fini(&peer->credentials);
 	SSL_SESSION_free(peer->ticket);
 	SSL_CTX_free(peer->ctx);
 	free(peer->ca);

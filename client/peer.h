@@ -32,6 +32,7 @@ struct viaduct_peer {
 	bool reconnect;
 	struct wire_id id;
 	char *name;
+	struct credentials credentials; // as read at first, for the first handshake
 
 	enum peer_state state;
 	struct timer retry;    // joining: when to dial again
@@ -67,11 +68,12 @@ void peer_answered(struct viaduct_peer *peer, SSL *ssl, const char *line, size_t
 void peer_unanswered(struct viaduct_peer *peer, int error, const char *text);
 
 /*
- * For link.c: these are the certificate files' identity now. Without a session the peer takes it
- * over. Returns 0, or -EKEYREJECTED if the session is another identity's.
+ * For link.c: what is in the certificate files now. Without a session the peer becomes who they
+ * say. credentials_fini() it in any case. Returns 0 or a negative errno, -EKEYREVOKED if the
+ * session is another identity's, and says why in `text`.
  */
-int peer_identify(struct viaduct_peer *peer, const struct identity *identity, char *text,
-		  size_t size);
+int peer_credentials(struct viaduct_peer *peer, struct credentials *credentials, char *text,
+		     size_t size);
 
 /* For session.c: the session is over, or never came to work. */
 void peer_lost(struct viaduct_peer *peer, int error, const char *text);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -164,7 +165,6 @@ static SSL_CTX *ctx_new(const char *ca)
 	SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
 	SSL_CTX_set_cert_verify_callback(ctx, relay_verify, NULL);
-	SSL_CTX_set_default_passwd_cb(ctx, no_passphrase);
 	SSL_CTX_set_session_cache_mode(ctx,
 				       SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL_STORE);
 	SSL_CTX_sess_set_new_cb(ctx, ticket_keep);
@@ -240,34 +240,74 @@ void trust_free_all(struct viaduct *v)
 	}
 }
 
-int trust_use(SSL *ssl, const char *certificate, const char *key, struct identity *identity,
-	      char *text, size_t size)
+/* Opens a file of PEM blocks. */
+static int pem_open(FILE **file, const char *path, char *text, size_t size)
 {
-	const char *paths[] = {certificate, key};
-	int ret;
+	int ret = 0;
 
-	for (int i = 0; i < 2; i++) {
-		if (access(paths[i], R_OK)) {
-			ret = -errno;
-			snprintf(text, size, "%s: %s", paths[i], strerror(errno));
-			return ret;
-		}
+	*file = fopen(path, "re");
+	if (!*file) {
+		ret = -errno;
+		snprintf(text, size, "%s: %s", path, strerror(errno));
 	}
-	ERR_clear_error();
-	if (SSL_use_certificate_chain_file(ssl, certificate) != 1) {
-		snprintf(text, size, "%s: no certificate in it", certificate);
+	return ret;
+}
+
+/* The first certificate is the peer's, those behind it lead to the CA. */
+static int certificate_read(struct credentials *credentials, const char *path, char *text,
+			    size_t size)
+{
+	FILE *file;
+	X509 *next;
+	int ret = pem_open(&file, path, text, size);
+
+	if (ret)
+		return ret;
+	credentials->certificate = PEM_read_X509(file, NULL, no_passphrase, NULL);
+	credentials->chain = sk_X509_new_null();
+	while (credentials->chain && (next = PEM_read_X509(file, NULL, no_passphrase, NULL)))
+		if (!sk_X509_push(credentials->chain, next))
+			X509_free(next);
+	fclose(file);
+	if (!credentials->certificate) {
+		snprintf(text, size, "%s: no certificate in it", path);
 		return -EKEYREJECTED;
 	}
-	if (SSL_use_PrivateKey_file(ssl, key, SSL_FILETYPE_PEM) != 1) {
-		snprintf(text, size, "%s: no private key in it that fits %s", key, certificate);
-		return -EKEYREJECTED;
-	}
-	if (identity_read(identity, SSL_get_certificate(ssl))) {
-		snprintf(text, size, "%s: must have one SPIFFE ID as its URI SAN, or a CN",
-			 certificate);
+	if (identity_read(&credentials->identity, credentials->certificate)) {
+		snprintf(text, size, "%s: must have one SPIFFE ID as its URI SAN, or a CN", path);
 		return -EKEYREJECTED;
 	}
 	return 0;
+}
+
+int credentials_read(struct credentials *credentials, const char *certificate, const char *key,
+		     char *text, size_t size)
+{
+	FILE *file;
+	int ret;
+
+	memset(credentials, 0, sizeof(*credentials));
+	ret = certificate_read(credentials, certificate, text, size);
+	if (!ret)
+		ret = pem_open(&file, key, text, size);
+	if (ret)
+		return ret;
+	credentials->key = PEM_read_PrivateKey(file, NULL, no_passphrase, NULL);
+	fclose(file);
+	if (!credentials->key ||
+	    X509_check_private_key(credentials->certificate, credentials->key) != 1) {
+		snprintf(text, size, "%s: no private key in it that fits %s", key, certificate);
+		return -EKEYREJECTED;
+	}
+	return 0;
+}
+
+void credentials_fini(struct credentials *credentials)
+{
+	X509_free(credentials->certificate);
+	sk_X509_pop_free(credentials->chain, X509_free);
+	EVP_PKEY_free(credentials->key);
+	memset(credentials, 0, sizeof(*credentials));
 }
 
 int trust_relay(struct wire_id *relay, SSL *ssl)

@@ -198,11 +198,11 @@ struct viaduct_stats {
 	uint64_t records_sent, records_received; // received: authentic ones
 	uint64_t messages_sent, messages_received;
 	uint64_t bytes_sent, bytes_received; // UDP payload
-	uint64_t lost;        // gaps in what the relay has sent; sinks when a late record arrives
-	uint64_t replayed;    // dropped: seen before, or older than the window
-	uint64_t forged;      // dropped: doesn't open
-	uint64_t malformed;   // dropped: not a record, wrong session, lane or phase; or lies in a
-			      // length
+	uint64_t lost;      // gaps in what the relay has sent; sinks when a late record arrives
+	uint64_t replayed;  // dropped: seen before, or older than the window
+	uint64_t forged;    // dropped: doesn't open
+	uint64_t malformed; // dropped: not a record, wrong session, lane or phase; or lies in a
+			    // length
 	uint64_t unmatched;   // answers to no open request
 	uint64_t send_failed; // records that the kernel refused
 	uint64_t joins, rekeys, roams;
@@ -258,7 +258,8 @@ void viaduct_handshakes_limit(struct viaduct *v, unsigned int limit);
 
 /*
  * Opens a peer and starts to join; `joined` or `failed` says how that went. Reads the certificate
- * files now, and again at each handshake, so renewed ones are picked up. The peer belongs to the
+ * files now, and again for each later handshake, so renewed ones are picked up; a new key makes it
+ * a new peer, which joins anew. The peer belongs to the
  * context. Returns 0; -EINVAL (a bad config), -ENOENT, -EACCES… (a file can't be read),
  * -EKEYREJECTED (a file holds no certificate or key, or they don't belong together), -ENOMEM.
  * viaduct_open_error() words what is wrong.
