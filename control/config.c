@@ -223,7 +223,7 @@ static int check_number(struct check *check, const yaml_node_t *node, const char
 
 	while (strcmp(limit->path, path) != 0)
 		limit++;
-	if (!is_text(node))
+	if (!is_text(node) || !*scalar(node))
 		return complain(check, node, "%s: must be a whole number from %d to %d", path,
 				limit->min, limit->max);
 	if (!is_number(scalar(node), &number) || number < limit->min || number > limit->max)
@@ -504,7 +504,9 @@ int config_parse(const uint8_t *text, size_t length, struct config *config, char
 	failure = cyaml_load_data(text, length, &cyaml, &config_schema, (cyaml_data_t **)&loaded,
 				  NULL);
 	if (failure) {
-		snprintf(error, CONFIG_ERROR_MAX, "1:1: %s", cyaml_strerror(failure));
+		snprintf(error, CONFIG_ERROR_MAX, "1:1: %s",
+			 failure == CYAML_ERR_ALIAS ? "aliases (*name) are not supported"
+						    : cyaml_strerror(failure));
 		result = failure == CYAML_ERR_OOM ? -ENOMEM : -EINVAL;
 		goto out;
 	}

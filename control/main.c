@@ -168,6 +168,7 @@ static int members_start(struct viaductd *v)
 		.expiry_ms = (unsigned int)config->session.expiry * 1000,
 		.takeovers_per_minute = (unsigned int)config->limits.takeovers_per_minute,
 		.key_records = (uint32_t)config->session.key_records,
+		.node = v->plan.workers[0].node,
 		.relay = v->tls.relay.id,
 		.aead = v->aead,
 		.send = dispatch_send,

@@ -167,7 +167,7 @@ static int export_key(struct members *members, const struct member_ask *ask,
 	result = ask->export(ask->arg, WIRE_EXPORT_DATA, context, exported, sizeof(exported));
 	if (result)
 		return result;
-	*key = members->config.aead->key_new(session->aead, exported, -1);
+	*key = members->config.aead->key_new(session->aead, exported, members->config.node);
 	OPENSSL_cleanse(exported, sizeof(exported));
 	return *key ? 0 : -ENOMEM;
 }

@@ -70,6 +70,7 @@ struct member_config {
 	unsigned int expiry_ms;
 	unsigned int takeovers_per_minute;
 	uint32_t key_records;
+	int node; // NUMA node for keys, -1: any
 	struct wire_id relay;
 	const struct aead_ops *aead;
 
