@@ -235,9 +235,11 @@ int talk_run(struct talk *talk)
 	signals = signals_open();
 	while (!talk->over)
 		turn(talk, signals);
-	viaduct_peer_close(talk->peer, viaduct_peer_joined(talk->peer));
-	while (talk->peer && viaduct_wait(talk->v, 2000) > 0)
-		;
+	if (viaduct_peer_joined(talk->peer)) {
+		viaduct_peer_close(talk->peer, true);
+		while (talk->peer)
+			viaduct_wait(talk->v, 1000);
+	}
 	close(signals);
 	ret = talk->code;
 out:

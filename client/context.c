@@ -137,6 +137,10 @@ int context_receive_size(struct viaduct *v, size_t size)
 		return -ENOMEM;
 	v->buffers = buffers;
 	v->buffer_size = size;
+	for (int i = 0; i < CONTEXT_BATCH; i++) {
+		v->vectors[i] = (struct iovec){buffers + (size_t)i * size, size};
+		v->headers[i].msg_hdr = (struct msghdr){.msg_iov = &v->vectors[i], .msg_iovlen = 1};
+	}
 	return 0;
 }
 

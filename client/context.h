@@ -67,9 +67,9 @@ struct viaduct {
 	struct record_queue spare; // records to use again
 	unsigned int spare_count;
 
-	struct mmsghdr headers[CONTEXT_BATCH];
+	struct mmsghdr headers[CONTEXT_BATCH]; // for receiving, into
 	struct iovec vectors[CONTEXT_BATCH];
-	uint8_t *buffers; // CONTEXT_BATCH of buffer_size, for receiving
+	uint8_t *buffers; // CONTEXT_BATCH of buffer_size
 	size_t buffer_size;
 
 	struct epoll_event events[CONTEXT_EVENTS];

@@ -219,15 +219,7 @@ static void flow_readable(struct flow *flow)
 	struct viaduct *v = session->peer->v;
 
 	for (int read = 0; read < READS_MAX; read++) {
-		int count;
-
-		for (int i = 0; i < CONTEXT_BATCH; i++) {
-			v->vectors[i] = (struct iovec){v->buffers + (size_t)i * v->buffer_size,
-						       v->buffer_size};
-			v->headers[i].msg_hdr =
-				(struct msghdr){.msg_iov = &v->vectors[i], .msg_iovlen = 1};
-		}
-		count = recvmmsg(flow->watch.fd, v->headers, CONTEXT_BATCH, MSG_DONTWAIT, NULL);
+		int count = recvmmsg(flow->watch.fd, v->headers, CONTEXT_BATCH, MSG_DONTWAIT, NULL);
 		if (count < 0) {
 			if (errno == EAGAIN)
 				return;

@@ -126,11 +126,51 @@ static bool tls_again(struct link *link, int ret)
 	return false;
 }
 
+/* Not before there is a connection: half of the work of a handshake is in here. */
+static int tls_init(struct link *link, char *text, size_t size)
+{
+	struct viaduct_peer *peer = link->peer;
+	struct credentials credentials;
+	SSL_CTX *ctx;
+	int ret;
+
+	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
+	if (ret)
+		return ret;
+	ret = peer_credentials(peer, &credentials, text, size);
+	if (ret)
+		goto out;
+	link->ssl = SSL_new(ctx);
+	if (!link->ssl || !quiet_use(link) ||
+	    SSL_use_cert_and_key(link->ssl, credentials.certificate, credentials.key,
+				 credentials.chain, 1) != 1) {
+		snprintf(text, size, "out of memory");
+		ret = -ENOMEM;
+		goto out;
+	}
+	if (ctx != peer->ctx) {
+		// another CA file: what was verified against the old one counts no more
+		SSL_SESSION_free(peer->ticket);
+		peer->ticket = NULL;
+		SSL_CTX_free(peer->ctx);
+		SSL_CTX_up_ref(ctx);
+		peer->ctx = ctx;
+	}
+	link->check.federation = peer->federation;
+	link->check.ticket = &peer->ticket;
+	SSL_set_app_data(link->ssl, &link->check);
+	if (peer->ticket)
+		SSL_set_session(link->ssl, peer->ticket);
+out:
+	credentials_fini(&credentials);
+	return ret;
+}
+
 static bool step_connect(struct link *link, uint32_t events)
 {
 	socklen_t size = sizeof(int);
 	int error = 0;
-	char text[64];
+	char text[256];
 
 	if (!(events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
 		return false;
@@ -141,7 +181,10 @@ static bool step_connect(struct link *link, uint32_t events)
 		return false;
 	}
 	link->state = LINK_HANDSHAKE;
-	return true;
+	error = tls_init(link, text, sizeof(text));
+	if (error)
+		fail(link, error, text);
+	return !error;
 }
 
 static bool step_handshake(struct link *link)
@@ -248,44 +291,6 @@ static void link_late(struct timer *timer)
 					 : "the relay took too long to answer");
 }
 
-static int tls_init(struct link *link, struct viaduct_peer *peer, char *text, size_t size)
-{
-	struct credentials credentials;
-	SSL_CTX *ctx;
-	int ret;
-
-	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
-	if (ret)
-		return ret;
-	ret = peer_credentials(peer, &credentials, text, size);
-	if (ret)
-		goto out;
-	link->ssl = SSL_new(ctx);
-	if (!link->ssl || !quiet_use(link) ||
-	    SSL_use_cert_and_key(link->ssl, credentials.certificate, credentials.key,
-				 credentials.chain, 1) != 1) {
-		snprintf(text, size, "out of memory");
-		ret = -ENOMEM;
-		goto out;
-	}
-	if (ctx != peer->ctx) {
-		// another CA file: what was verified against the old one counts no more
-		SSL_SESSION_free(peer->ticket);
-		peer->ticket = NULL;
-		SSL_CTX_free(peer->ctx);
-		SSL_CTX_up_ref(ctx);
-		peer->ctx = ctx;
-	}
-	link->check.federation = peer->federation;
-	link->check.ticket = &peer->ticket;
-	SSL_set_app_data(link->ssl, &link->check);
-	if (peer->ticket)
-		SSL_set_session(link->ssl, peer->ticket);
-out:
-	credentials_fini(&credentials);
-	return ret;
-}
-
 int link_open(struct viaduct_peer *peer, const struct sockaddr_storage *address, char *text,
 	      size_t size)
 {
@@ -299,9 +304,7 @@ int link_open(struct viaduct_peer *peer, const struct sockaddr_storage *address,
 	link->peer = peer;
 	link->watch = (struct watch){.fd = -1, .ready = link_ready};
 	link->deadline.fire = link_late;
-	ret = tls_init(link, peer, text, size);
-	if (ret)
-		goto out;
+
 	link->watch.fd = socket(address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (link->watch.fd < 0) {
 		ret = -errno;

@@ -46,7 +46,7 @@ static char *copy(const char *given, const char *otherwise)
 	return strdup(given ? given : otherwise);
 }
 
-/* Takes over an identity; -EKEYREVOKED if a session says that the peer is somebody else. */
+/* Takes over an identity; VIADUCT_E_IDENTITY if a session says that the peer is somebody else. */
 static int identify(struct viaduct_peer *peer, const struct identity *identity, char *text,
 		    size_t size)
 {
@@ -57,7 +57,7 @@ static int identify(struct viaduct_peer *peer, const struct identity *identity, 
 		return 0;
 	if (peer->session) {
 		snprintf(text, size, "%s is another identity's now", peer->certificate);
-		return -EKEYREVOKED;
+		return VIADUCT_E_IDENTITY;
 	}
 	name = strdup(identity->name);
 	if (!name) {
@@ -222,7 +222,7 @@ static void dial_lost(struct viaduct_peer *peer, int error, const char *text, do
 		return;
 	}
 	snprintf(words, sizeof(words), "no rekey: %s", text);
-	if (error == -EKEYREVOKED)
+	if (error == VIADUCT_E_IDENTITY)
 		peer_lost(peer, error, words); // and come back as who we are now
 	else
 		session_rekey_failed(peer->session, error, words,
@@ -354,6 +354,7 @@ void viaduct_peer_close(struct viaduct_peer *peer, bool leave)
 			context_reap(v);
 		return;
 	}
+	flow_flush(peer->session); // or the leave would overtake messages of lower classes
 	dial_stop(peer);
 	call_free_all(peer);
 	peer->state = PEER_LEAVING;

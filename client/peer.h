@@ -69,7 +69,7 @@ void peer_unanswered(struct viaduct_peer *peer, int error, const char *text);
 
 /*
  * For link.c: what is in the certificate files now. Without a session the peer becomes who they
- * say. credentials_fini() it in any case. Returns 0 or a negative errno, -EKEYREVOKED if the
+ * say. credentials_fini() it in any case. Returns 0 or a negative errno, VIADUCT_E_IDENTITY if the
  * session is another identity's, and says why in `text`.
  */
 int peer_credentials(struct viaduct_peer *peer, struct credentials *credentials, char *text,

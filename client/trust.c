@@ -21,8 +21,11 @@ struct trust {
 
 static bool text_copy(char to[TRUST_NAME_TEXT], const char *from, size_t length)
 {
-	if (!length || length >= TRUST_NAME_TEXT || memchr(from, '\0', length))
+	if (!length || length >= TRUST_NAME_TEXT)
 		return false;
+	for (size_t i = 0; i < length; i++)
+		if ((uint8_t)from[i] < ' ' || from[i] == 0x7f)
+			return false; // people will see it in a terminal
 	memcpy(to, from, length);
 	to[length] = '\0';
 	return true;

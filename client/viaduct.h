@@ -87,6 +87,7 @@ enum viaduct_error {
 	VIADUCT_E_PROTOCOL = -EPROTO, // the relay refused hello, or said what we don't understand
 	VIADUCT_E_BUSY = -EBUSY,      // the relay is busy and said when to come again
 	VIADUCT_E_FULL = -EUSERS,     // the relay has no free session
+	VIADUCT_E_IDENTITY = -EKEYREVOKED,      // the certificate files are another identity's now
 	VIADUCT_E_KEY_EXHAUSTED = -EKEYEXPIRED, // the lane's share of the key is used up
 };
 
@@ -112,8 +113,7 @@ struct viaduct_entry {
 	const char *name;
 };
 
-/* What a peer is told. Every member may be NULL. The struct must outlive the peer: make it static
- */
+/* What a peer is told. Every member may be NULL. The struct is not copied and must outlive it. */
 struct viaduct_callbacks {
 	/* The session works in both directions. Comes again after each automatic rejoin. */
 	void (*joined)(struct viaduct_peer *peer);
@@ -198,11 +198,11 @@ struct viaduct_stats {
 	uint64_t records_sent, records_received; // received: authentic ones
 	uint64_t messages_sent, messages_received;
 	uint64_t bytes_sent, bytes_received; // UDP payload
-	uint64_t lost;      // gaps in what the relay has sent; sinks when a late record arrives
-	uint64_t replayed;  // dropped: seen before, or older than the window
-	uint64_t forged;    // dropped: doesn't open
-	uint64_t malformed; // dropped: not a record, wrong session, lane or phase; or lies in a
-			    // length
+	uint64_t lost;        // gaps in what the relay has sent; sinks when a late record arrives
+	uint64_t replayed;    // dropped: seen before, or older than the window
+	uint64_t forged;      // dropped: doesn't open
+	uint64_t malformed;   // dropped: not a record, wrong session, lane or phase; or lies in a
+			      // length
 	uint64_t unmatched;   // answers to no open request
 	uint64_t send_failed; // records that the kernel refused
 	uint64_t joins, rekeys, roams;
@@ -259,10 +259,9 @@ void viaduct_handshakes_limit(struct viaduct *v, unsigned int limit);
 /*
  * Opens a peer and starts to join; `joined` or `failed` says how that went. Reads the certificate
  * files now, and again for each later handshake, so renewed ones are picked up; a new key makes it
- * a new peer, which joins anew. The peer belongs to the
- * context. Returns 0; -EINVAL (a bad config), -ENOENT, -EACCES… (a file can't be read),
- * -EKEYREJECTED (a file holds no certificate or key, or they don't belong together), -ENOMEM.
- * viaduct_open_error() words what is wrong.
+ * another identity, which joins anew. The peer belongs to the context. Returns 0; -EINVAL (a bad
+ * config), -ENOENT, -EACCES… (a file can't be read), -EKEYREJECTED (a file holds no certificate or
+ * key, or they don't belong together), -ENOMEM. viaduct_open_error() words what is wrong.
  */
 int viaduct_peer_open(struct viaduct_peer **peer, struct viaduct *v,
 		      const struct viaduct_config *config,
@@ -272,9 +271,9 @@ int viaduct_peer_open(struct viaduct_peer **peer, struct viaduct *v,
 const char *viaduct_open_error(const struct viaduct *v);
 
 /*
- * Ends a peer. With `leave` the relay is told and asked again until it answers, for a second at
- * most; `closed` follows. Without, or if the peer isn't joined, the peer is gone at once: no
- * further callback, and the pointer is invalid. Open requests get no answer.
+ * Ends a peer. With `leave` what is queued is sent, the relay is told, and told again until it
+ * answers, for a second at most; `closed` follows. Without, or if the peer isn't joined, the peer
+ * is gone at once: no further callback, and the pointer is invalid. Open requests get no answer.
  */
 void viaduct_peer_close(struct viaduct_peer *peer, bool leave);
 

@@ -676,6 +676,17 @@ static void leaving_is_said(void **state)
 	assert_false(session->used);
 }
 
+static void leaving_loses_nothing(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	assert_int_equal(viaduct_send(one, 0, VIADUCT_BULK, viaduct_peer_id(two), 1, "bye", 3), 0);
+	viaduct_peer_close(one, true);
+	run_until(seen1.closed);
+	run_until(seen2.messages == 1);
+}
+
 static void leaving_ends_without_an_answer(void **state)
 {
 	struct seen seen;
@@ -699,6 +710,45 @@ static void closing_in_a_callback_is_fine(void **state)
 	turn();
 	assert_int_equal(seen.messages, 1);
 	assert_int_equal(seen.failed, 0);
+}
+
+/* ---- Certificates ---- */
+
+static void issue(const struct certificate *authority, const char *file, const char *federation,
+		  const char *cluster, const char *name, time_t days)
+{
+	time_t now = time(NULL);
+	struct certificate_request request = {.federation = federation,
+					      .cluster = cluster,
+					      .name = name,
+					      .not_before = now - 86400,
+					      .not_after = now + days * 86400};
+	struct certificate issued = {0};
+
+	assert_int_equal(certificate_issue(&issued, authority, &request), 0);
+	assert_int_equal(certificate_write(&issued, directory, file, true), 0);
+	certificate_fini(&issued);
+}
+
+static void renewed_certificates_are_used(void **state)
+{
+	struct certificate authority = {0};
+	struct viaduct_id before;
+	struct viaduct_peer *peer;
+	struct seen seen;
+
+	assert_int_equal(certificate_read(&authority, directory, "ca"), 0);
+	issue(&authority, "renewed", "lab", "default", "renewed", 1);
+	peer = join("renewed", &seen);
+	before = *viaduct_peer_id(peer);
+	issue(&authority, "renewed", "lab", "default", "renewed", 1); // with another key
+	assert_int_equal(viaduct_rekey(peer), 0);
+	run_until(seen.failed == 1);
+	assert_int_equal(seen.error, VIADUCT_E_IDENTITY);
+	run_until(seen.joined == 2);
+	assert_memory_not_equal(&before, viaduct_peer_id(peer), sizeof(before));
+	settle(peer);
+	certificate_fini(&authority);
 }
 
 /* ---- What goes wrong ---- */
@@ -927,22 +977,6 @@ static void many_share_few_handshakes(void **state)
 
 /* ---- The federation ---- */
 
-static void issue(const struct certificate *authority, const char *file, const char *federation,
-		  const char *cluster, const char *name, time_t days)
-{
-	time_t now = time(NULL);
-	struct certificate_request request = {.federation = federation,
-					      .cluster = cluster,
-					      .name = name,
-					      .not_before = now - 86400,
-					      .not_after = now + days * 86400};
-	struct certificate issued = {0};
-
-	assert_int_equal(certificate_issue(&issued, authority, &request), 0);
-	assert_int_equal(certificate_write(&issued, directory, file, false), 0);
-	certificate_fini(&issued);
-}
-
 static int federation_make(void **state)
 {
 	struct certificate authority = {0}, stranger = {0};
@@ -968,9 +1002,9 @@ static int federation_make(void **state)
 
 static int federation_remove(void **state)
 {
-	static const char *const files[] = {"ca",          "relay",       "late-relay",
-					    "other-relay", "peer-1",      "peer-2",
-					    "peer-3",      "stranger-ca", "stranger"};
+	static const char *const files[] = {"ca",       "relay",  "late-relay", "other-relay",
+					    "peer-1",   "peer-2", "peer-3",     "stranger-ca",
+					    "stranger", "renewed"};
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
 		unlink(path(files[i], "pem"));
@@ -1001,8 +1035,10 @@ int main(void)
 		client_test(roaming_loses_nothing),
 		client_test(replaced_peers_stay_away),
 		client_test(leaving_is_said),
+		client_test(leaving_loses_nothing),
 		client_test(leaving_ends_without_an_answer),
 		client_test(closing_in_a_callback_is_fine),
+		client_test(renewed_certificates_are_used),
 		client_test(bad_records_are_counted),
 		client_test(data_port_is_missed),
 		client_test(silent_relay_is_joined_again),

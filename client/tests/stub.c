@@ -230,7 +230,7 @@ static void hello(struct stub *stub, struct stub_connection *connection)
 	else if (asked)
 		rekey(stub, connection, stub_session(stub, &identity.id), asked, &binding, lanes,
 		      mtu);
-	else if (!stub->hang)
+	else
 		join(stub, connection, &identity, &binding, lanes, mtu);
 	json_decref(root);
 }

@@ -53,7 +53,6 @@ struct stub {
 	const char *answer; // instead of a welcome
 	const char *patch;  // a JSON object whose members replace the welcome's
 	bool mute;          // records get no answer
-	bool hang;          // hello gets none
 	unsigned int lose;  // so many of the next records from peers
 	unsigned int keepalive, expiry, key_records, lanes_down;
 
