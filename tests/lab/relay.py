@@ -18,6 +18,9 @@ VIADUCT = os.path.join(BUILD, "client", "viaduct")
 
 PORT = 7740
 CONTROL_V4, CONTROL_V6 = (RELAY_V4, PORT), (RELAY_V6, PORT)
+# of a sanitized viaductd: what leaks in the libraries under it
+ENVIRONMENT = {"LSAN_OPTIONS": f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0",
+               **os.environ}
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:")
 LOGFMT = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -113,7 +116,7 @@ class Relay:
             begin = log.tell()
             self.process = subprocess.Popen(
                 self.lab.relay_command(VIADUCTD, "-c", self.file), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log)
+                stdout=log, stderr=log, env=ENVIRONMENT)
 
         def ready():
             assert self.process.poll() is None, f"viaductd ended:\n{self.log(begin)}"
