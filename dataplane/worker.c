@@ -50,20 +50,21 @@ static void release(void *arg, void *buffer)
 	rte_pktmbuf_free(buffer);
 }
 
-static unsigned int transmit(void *arg, struct forward_output *outputs, unsigned int n)
+static unsigned int transmit(void *arg, const struct aead_job *records,
+			     const struct forward_output *outputs, unsigned int n)
 {
 	struct worker *worker = arg;
 	struct rte_mbuf *buffers[FORWARD_OUTPUTS];
 
 	for (unsigned int i = 0; i < n; i++) {
-		struct forward_output *output = &outputs[i];
-		struct rte_mbuf *buffer = output->buffer;
-		uint8_t *data = output->record - output->header->length;
+		const struct session_header *header = outputs[i].header;
+		struct rte_mbuf *buffer = outputs[i].buffer;
+		uint8_t *data = records[i].record - header->length;
 
-		memcpy(data, output->header->bytes, output->header->length);
-		frame_finish(data, output->header->length, output->length);
+		memcpy(data, header->bytes, header->length);
+		frame_finish(data, header->length, records[i].length);
 		buffer->data_off = (uint16_t)(data - (uint8_t *)buffer->buf_addr);
-		buffer->data_len = output->header->length + output->length;
+		buffer->data_len = header->length + records[i].length;
 		buffer->pkt_len = buffer->data_len;
 		buffer->ol_flags = 0;
 		buffers[i] = buffer;

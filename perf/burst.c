@@ -60,7 +60,8 @@ static void release(void *worker, void *buffer)
 	spare[spare_count++] = buffer;
 }
 
-static unsigned int transmit(void *worker, struct forward_output *outputs, unsigned int n)
+static unsigned int transmit(void *worker, const struct aead_job *records,
+			     const struct forward_output *outputs, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
 		release(worker, outputs[i].buffer);

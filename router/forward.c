@@ -102,15 +102,21 @@ static void flush(struct forward *forward, uint64_t now_ms);
 
 /*
  * Opens a record to `to`, in `buffer` at `record`. Takes a sequence of this worker's lane: whether
- * the record is sent or not, it is never used again. Returns NULL if the key has no more records to
- * give.
+ * the record is sent or not, it is never used again. Returns its number, or FORWARD_NO_RECORD if
+ * the key has no more records to give.
  */
-static struct forward_open *open_record(struct forward *forward, const struct session *to,
-					const struct session_header *header, uint8_t class,
-					void *buffer, uint8_t *record)
+static unsigned int open_record(struct forward *forward, const struct session *to,
+				const struct session_header *header, uint8_t class, void *buffer,
+				uint8_t *record)
 {
 	struct session_tx *lane = session_tx_lane(to, forward->number);
-	struct forward_open *open = &forward->open[forward->open_count];
+	unsigned int number = forward->open_count;
+	struct wire_record clear = {
+		.class = class,
+		.phase = to->tx_epoch & 1,
+		.lane = forward->number,
+		.index = to->index,
+	};
 
 	// only forward: a burst may still hold the session as it was before
 	if (lane->epoch < to->tx_epoch) {
@@ -118,22 +124,37 @@ static struct forward_open *open_record(struct forward *forward, const struct se
 		lane->used = 0;
 	}
 	if (lane->used >= to->tx_budget)
-		return NULL;
+		return FORWARD_NO_RECORD;
 	if (++lane->used > to->tx_budget / 2 && !has_hint(to, SESSION_HINT_REKEY)) {
 		set_hint(to, SESSION_HINT_REKEY);
 		send_event(forward, FORWARD_EVENT_REKEY, to, NULL);
 	}
+	clear.sequence = lane->next++;
+	wire_record_put(record, &clear);
 	forward->open_count++;
-	open->to = to;
-	open->header = header;
-	open->buffer = buffer;
-	open->record = record;
-	open->sequence = lane->next++;
-	open->length = WIRE_RECORD_HEADER;
-	open->limit = to->record_max - WIRE_TAG_SIZE;
-	open->messages = 0;
-	open->class = class;
-	return open;
+	forward->open[number].to = to;
+	forward->open[number].limit = to->record_max;
+	forward->open[number].messages = 0;
+	forward->open[number].class = class;
+	forward->sealing[number].key = to->tx;
+	forward->sealing[number].record = record;
+	forward->sealing[number].length = WIRE_RECORD_OVERHEAD;
+	forward->outputs[number].buffer = buffer;
+	forward->outputs[number].header = header;
+	return number;
+}
+
+/* Appends a message to an open record that has room; it may be in place already. */
+static void append(struct forward *forward, unsigned int number, const uint8_t *message,
+		   uint16_t size)
+{
+	struct aead_job *job = &forward->sealing[number];
+	uint8_t *at = job->record + job->length - WIRE_TAG_SIZE;
+
+	if (at != message)
+		memcpy(at, message, size);
+	job->length += size;
+	forward->open[number].messages++;
 }
 
 /* Where to note the newest open record for a session and class. Collisions only cost packing. */
@@ -147,45 +168,45 @@ static uint8_t *newest(struct forward *forward, const struct session *to, uint8_
 /*
  * Puts `size` bytes of message into a record for `to`, which is known to carry that much. `lone`:
  * the input that holds nothing but this message right behind its record header, and whose buffer
- * may be used; or NULL. Returns the record; NULL with `reason` set if there is none to be had.
+ * may be used; or NULL. Returns the record's number; FORWARD_NO_RECORD with `reason` set if there
+ * is none to be had.
  */
-static struct forward_open *pack(struct forward *forward, const struct session *to, uint8_t class,
-				 const uint8_t *message, uint16_t size, struct forward_input *lone,
-				 uint64_t now_ms, enum drop_message *reason)
+static unsigned int pack(struct forward *forward, const struct session *to, uint8_t class,
+			 const uint8_t *message, uint16_t size, struct forward_input *lone,
+			 uint64_t now_ms, enum drop_message *reason)
 {
 	uint8_t *noted = newest(forward, to, class);
-	struct forward_open *open = &forward->open[*noted];
+	unsigned int number = *noted;
+	struct forward_spare *spare;
 
-	if (*noted >= forward->open_count || open->to != to || open->class != class ||
-	    open->length + size > open->limit) {
-		struct forward_spare *spare;
-
-		if (forward->open_count == FORWARD_OUTPUTS || (!lone && forward->spare_count == 0))
-			flush(forward, now_ms);
-		if (!lone && forward->spare_count == 0) {
-			*reason = DROP_MESSAGE_NO_BUFFER;
-			return NULL;
-		}
-		spare = lone ? NULL : &forward->spares[forward->spare_count - 1];
-		open = open_record(forward, to, &to->header, class,
-				   lone ? lone->buffer : spare->buffer,
-				   lone ? lone->record : spare->record);
-		if (!open) {
-			*reason = DROP_MESSAGE_KEY_EXHAUSTED;
-			return NULL;
-		}
-		if (lone)
-			lone->buffer = NULL;
-		else
-			forward->spare_count--;
-		*noted = (uint8_t)(open - forward->open);
+	if (number < forward->open_count && forward->open[number].to == to &&
+	    forward->open[number].class == class &&
+	    forward->sealing[number].length + size <= forward->open[number].limit) {
+		append(forward, number, message, size);
+		return number;
 	}
-	// in place already?
-	if (open->record + open->length != message)
-		memcpy(open->record + open->length, message, size);
-	open->length += size;
-	open->messages++;
-	return open;
+	if (forward->open_count == FORWARD_OUTPUTS || (!lone && forward->spare_count == 0))
+		flush(forward, now_ms);
+	if (lone) {
+		number = open_record(forward, to, &to->header, class, lone->buffer, lone->record);
+	} else if (forward->spare_count == 0) {
+		*reason = DROP_MESSAGE_NO_BUFFER;
+		return FORWARD_NO_RECORD;
+	} else {
+		spare = &forward->spares[forward->spare_count - 1];
+		number = open_record(forward, to, &to->header, class, spare->buffer, spare->record);
+	}
+	if (number == FORWARD_NO_RECORD) {
+		*reason = DROP_MESSAGE_KEY_EXHAUSTED;
+		return FORWARD_NO_RECORD;
+	}
+	if (lone)
+		lone->buffer = NULL;
+	else
+		forward->spare_count--;
+	*noted = (uint8_t)number;
+	append(forward, number, message, size);
+	return number;
 }
 
 /* A message of the relay's own, to a session. */
@@ -199,28 +220,54 @@ static void make(struct forward *forward, const struct session *to, uint8_t clas
 	forward->counters.messages_made++;
 	if (!to->header.length)
 		forward->counters.messages_dropped[DROP_MESSAGE_SESSION_GONE]++;
-	else if (!pack(forward, to, class, message, sizeof(message), NULL, now_ms, &reason))
+	else if (pack(forward, to, class, message, sizeof(message), NULL, now_ms, &reason) ==
+		 FORWARD_NO_RECORD)
 		forward->counters.messages_dropped[reason]++;
 }
 
-/* Counts a message that goes no further, and tells its sender if it may. */
-static void drop_message(struct forward *forward, const struct forward_message *message,
-			 enum drop_message reason, uint64_t now_ms)
+/* Tells a message's sender why it went no further, if it is one that wants to know. */
+static void tell(struct forward *forward, const struct forward_message *message,
+		 enum drop_message reason, uint64_t now_ms)
 {
 	static const uint8_t told[DROP_MESSAGE_COUNT] = {
 #define X(name, text, reason, help) reason,
 		DROP_MESSAGES(X)
 #undef X
 	};
+	uint8_t kind = message->kind;
 
+	if ((kind == WIRE_SEND || kind == WIRE_REQUEST || kind == WIRE_PUBLISH) && told[reason] &&
+	    may_tell(message->lane, now_ms))
+		make(forward, message->from, message->class, WIRE_ERROR | told[reason],
+		     message->tag, now_ms);
+}
+
+static void drop_message(struct forward *forward, const struct forward_message *message,
+			 enum drop_message reason, uint64_t now_ms)
+{
 	forward->counters.messages_dropped[reason]++;
-	switch (message->kind) {
-	case WIRE_SEND:
-	case WIRE_REQUEST:
-	case WIRE_PUBLISH:
-		if (told[reason] && may_tell(message->lane, now_ms))
-			make(forward, message->from, message->class, WIRE_ERROR | told[reason],
-			     message->tag, now_ms);
+	tell(forward, message, reason, now_ms);
+}
+
+/* What the port took no more: records from number `first` on. */
+static void refused(struct forward *forward, unsigned int first, uint64_t now_ms)
+{
+	unsigned int from = forward->sent, to = forward->walked;
+
+	for (unsigned int i = first; i < forward->open_count; i++) {
+		forward->counters.messages_dropped[DROP_MESSAGE_TX_FULL] +=
+			forward->open[i].messages;
+		forward->ops->release(forward->worker, forward->outputs[i].buffer);
+	}
+	forward->sent = forward->walked;
+	forward->open_count = 0;
+	refill(forward);
+	// only errors are made below, whose own fate nobody is told: so this ends
+	for (unsigned int i = from; i < to; i++) {
+		const struct forward_message *message = &forward->messages[i];
+
+		if (message->record != FORWARD_NO_RECORD && message->record >= first)
+			tell(forward, message, DROP_MESSAGE_TX_FULL, now_ms);
 	}
 }
 
@@ -229,51 +276,20 @@ static void flush(struct forward *forward, uint64_t now_ms)
 {
 	unsigned int n = forward->open_count, sent;
 
-	for (unsigned int i = 0; i < n; i++) {
-		const struct forward_open *open = &forward->open[i];
-		const struct wire_record header = {
-			.class = open->class,
-			.phase = open->to->tx_epoch & 1,
-			.lane = forward->number,
-			.index = open->to->index,
-			.sequence = open->sequence,
-		};
-
-		wire_record_put(open->record, &header);
-		forward->sealing[i].key = open->to->tx;
-		forward->sealing[i].record = open->record;
-		forward->sealing[i].length = open->length + WIRE_TAG_SIZE;
-		forward->outputs[i].buffer = open->buffer;
-		forward->outputs[i].record = open->record;
-		forward->outputs[i].length = open->length + WIRE_TAG_SIZE;
-		forward->outputs[i].header = open->header;
-	}
 	if (n == 0)
 		return;
 	forward->aead->seal(forward->aead_worker, forward->sealing, n);
-	sent = forward->ops->transmit(forward->worker, forward->outputs, n);
+	sent = forward->ops->transmit(forward->worker, forward->sealing, forward->outputs, n);
 	forward->counters.records_sent += sent;
-	for (unsigned int i = 0; i < n; i++) {
-		if (i < sent) {
-			forward->counters.messages_delivered += forward->open[i].messages;
-			continue;
-		}
-		forward->counters.messages_dropped[DROP_MESSAGE_TX_FULL] +=
-			forward->open[i].messages;
-		forward->ops->release(forward->worker, forward->open[i].buffer);
+	for (unsigned int i = 0; i < sent; i++)
+		forward->counters.messages_delivered += forward->open[i].messages;
+	if (sent < n) {
+		refused(forward, sent, now_ms);
+		return;
 	}
+	forward->sent = forward->walked;
 	forward->open_count = 0;
 	refill(forward);
-	// only errors are made below; they aren't in `sent`, so this ends
-	n = forward->sent_count;
-	forward->sent_count = 0;
-	for (unsigned int i = 0; i < n; i++) {
-		const struct forward_sent *from = &forward->sent[i];
-
-		if (from->open >= sent && may_tell(from->lane, now_ms))
-			make(forward, from->from, from->class, WIRE_ERROR | WIRE_REASON_TX_FULL,
-			     from->tag, now_ms);
-	}
 }
 
 static const struct wire_id *destination(const struct forward_message *message)
@@ -300,8 +316,9 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
 		memcpy(message->data + 8, &forward->relay, WIRE_ID_SIZE);
-		if (!pack(forward, message->from, message->class, message->data, message->size,
-			  message->lone ? message->input : NULL, now_ms, &reason))
+		if (pack(forward, message->from, message->class, message->data, message->size,
+			 message->lone ? message->input : NULL, now_ms,
+			 &reason) == FORWARD_NO_RECORD)
 			forward->counters.messages_dropped[reason]++;
 		return;
 	case WIRE_PONG:
@@ -328,7 +345,6 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 static void deliver(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	const struct session *to = message->to;
-	struct forward_open *open;
 	enum drop_message reason;
 	uint8_t hop_limit = message->data[3] >> WIRE_HOP_SHIFT;
 
@@ -349,26 +365,13 @@ static void deliver(struct forward *forward, struct forward_message *message, ui
 forwarded:
 	message->data[3] -= 1 << WIRE_HOP_SHIFT;
 	memcpy(message->data + 8, &message->from->id, WIRE_ID_SIZE);
-	if (forward->sent_count == FORWARD_SENT)
-		flush(forward, now_ms);
-	open = pack(forward, to, message->class, message->data, message->size,
-		    message->lone ? message->input : NULL, now_ms, &reason);
-	if (!open) {
+	message->record = (uint8_t)pack(forward, to, message->class, message->data, message->size,
+					message->lone ? message->input : NULL, now_ms, &reason);
+	if (message->record == FORWARD_NO_RECORD)
 		drop_message(forward, message, reason, now_ms);
-		return;
-	}
-	if (message->kind == WIRE_SEND || message->kind == WIRE_REQUEST) {
-		struct forward_sent *sent = &forward->sent[forward->sent_count++];
-
-		sent->from = message->from;
-		sent->lane = message->lane;
-		sent->tag = message->tag;
-		sent->class = message->class;
-		sent->open = (uint8_t)(open - forward->open);
-	}
 }
 
-/* Looks up where the gathered messages go, all of them stage by stage, and packs them. */
+/* Looks up where the gathered messages go, all of them stage by stage, packs them and sends. */
 static void walk(struct forward *forward, uint64_t now_ms)
 {
 	const struct route_table *routes = forward->routes;
@@ -406,8 +409,11 @@ static void walk(struct forward *forward, uint64_t now_ms)
 			consume(forward, message, now_ms);
 		else
 			deliver(forward, message, now_ms);
+		forward->walked++;
 	}
-	forward->message_count = 0;
+	while (forward->open_count)
+		flush(forward, now_ms);
+	forward->message_count = forward->walked = forward->sent = 0;
 }
 
 /* An authentic record: gathers its messages, all or none. */
@@ -440,6 +446,7 @@ static void gather(struct forward *forward, const struct receiving *record, uint
 		out->size = message.size;
 		out->kind = message.kind;
 		out->class = record->header.class;
+		out->record = FORWARD_NO_RECORD;
 		out->lone = false;
 	} while (at < length);
 	first->lone = n == 1;
@@ -656,8 +663,6 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 		gather(forward, record, now_ms);
 	}
 	walk(forward, now_ms);
-	while (forward->open_count)
-		flush(forward, now_ms);
 	for (unsigned int i = 0; i < n; i++)
 		give_back(forward, records[i].input);
 	for (unsigned int i = 0; i < leaving_count; i++)
@@ -670,7 +675,8 @@ static enum drop_message command(struct forward *forward, const struct forward_c
 	uint16_t size = WIRE_MESSAGE_HEADER + command->payload_length;
 	const struct session_header *header;
 	struct forward_spare *spare;
-	struct forward_open *open;
+	uint8_t message[WIRE_MESSAGE_HEADER + FORWARD_PAYLOAD_MAX];
+	unsigned int number;
 
 	if (!to)
 		return DROP_MESSAGE_SESSION_GONE;
@@ -682,16 +688,14 @@ static enum drop_message command(struct forward *forward, const struct forward_c
 	if (!forward->spare_count)
 		return DROP_MESSAGE_NO_BUFFER;
 	spare = &forward->spares[forward->spare_count - 1];
-	open = open_record(forward, to, header, WIRE_CONTROL, spare->buffer, spare->record);
-	if (!open)
+	number = open_record(forward, to, header, WIRE_CONTROL, spare->buffer, spare->record);
+	if (number == FORWARD_NO_RECORD)
 		return DROP_MESSAGE_KEY_EXHAUSTED;
 	forward->spare_count--;
-	wire_message_put(open->record + open->length, command->payload_length, WIRE_KIND_CONTROL,
-			 WIRE_HOP_LIMIT, 0, command->tag, &forward->relay);
-	memcpy(open->record + open->length + WIRE_MESSAGE_HEADER, command->payload,
-	       command->payload_length);
-	open->length += size;
-	open->messages = 1;
+	wire_message_put(message, command->payload_length, WIRE_KIND_CONTROL, WIRE_HOP_LIMIT, 0,
+			 command->tag, &forward->relay);
+	memcpy(message + WIRE_MESSAGE_HEADER, command->payload, command->payload_length);
+	append(forward, number, message, size);
 	return DROP_MESSAGE_COUNT;
 }
 

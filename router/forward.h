@@ -22,8 +22,8 @@ enum {
 	FORWARD_BURST = 32,  // records a call
 	FORWARD_SPARES = 64, // buffers kept in reserve, and so records opened for packing at once
 	FORWARD_OUTPUTS = FORWARD_BURST + FORWARD_SPARES,
-	FORWARD_MESSAGES = 512,     // walked at once; at least what the largest record holds
-	FORWARD_SENT = 512,         // messages whose senders are remembered until they are sent
+	FORWARD_MESSAGES = 512, // walked at once; at least what the largest record holds
+	FORWARD_NO_RECORD = 0xff,
 	FORWARD_NEWEST = 256,       // a power of two
 	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way
 	FORWARD_ERRORS_PER_S = 100, // error messages a lane and second, and
@@ -49,11 +49,9 @@ struct forward_spare {
 			 // record
 };
 
-/* A sealed record to transmit. Pointers are valid until the transmit op returns. */
+/* Where a sealed record goes, and what it is in. Valid until the transmit op returns. */
 struct forward_output {
 	void *buffer;
-	uint8_t *record;
-	uint16_t length;
 	const struct session_header *header;
 };
 
@@ -97,9 +95,11 @@ struct forward_ops {
 
 	/*
 	 * Sends `n` records in order and takes over the buffers of those that the port accepted:
-	 * returns how many, from the first. The rest is released by the caller.
+	 * returns how many, from the first. The rest is released by the caller. `records` says
+	 * where in its buffer each is, and how long.
 	 */
-	unsigned int (*transmit)(void *worker, struct forward_output *outputs, unsigned int n);
+	unsigned int (*transmit)(void *worker, const struct aead_job *records,
+				 const struct forward_output *outputs, unsigned int n);
 
 	/*
 	 * Hands a record, with all that is in `input`, to the worker that owns its lane. False: no
@@ -117,36 +117,23 @@ struct forward_message {
 	struct session_rx *lane; // that it came on; for limits
 	struct forward_input *input;
 	uint8_t *data; // message header
+	uint64_t hash;
+	const struct session *to;
+	uint32_t guess; // of the route table
 	uint32_t tag;
 	uint16_t size;
 	uint8_t kind;
 	uint8_t class;
+	uint8_t record; // packed into which; FORWARD_NO_RECORD
 	bool lone;      // the only message of its record
-	uint32_t guess; // of the route table
-	uint64_t hash;
-	const struct session *to;
 };
 
-/* A record being packed. */
+/* A record being packed; its header is written, and its length so far stands in its aead_job. */
 struct forward_open {
 	const struct session *to;
-	const struct session_header *header;
-	void *buffer;
-	uint8_t *record;
-	uint64_t sequence;
-	uint16_t length; // header and messages so far, without the tag
-	uint16_t limit;  // of the same
+	uint16_t limit; // of the length, with the tag
 	uint16_t messages;
 	uint8_t class;
-};
-
-/* Who sent a message that went into an output: so that tx_full can be told. */
-struct forward_sent {
-	const struct session *from;
-	struct session_rx *lane;
-	uint32_t tag;
-	uint8_t class;
-	uint8_t open; // index of the output
 };
 
 struct forward {
@@ -166,10 +153,10 @@ struct forward {
 	unsigned int spare_count;
 	unsigned int open_count;
 	unsigned int message_count;
-	unsigned int sent_count;
+	unsigned int walked; // messages that have found their record, or been dropped,
+	unsigned int sent;   // and those of them whose record is on its way
 	struct forward_spare spares[FORWARD_SPARES];
 	struct forward_open open[FORWARD_OUTPUTS];
-	struct forward_sent sent[FORWARD_SENT];
 	struct aead_job opening[FORWARD_BURST];
 	struct aead_job sealing[FORWARD_OUTPUTS];
 	struct forward_output outputs[FORWARD_OUTPUTS];

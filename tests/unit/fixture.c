@@ -101,7 +101,8 @@ static void hear(struct fixture *fixture, struct sent *sent)
 	}
 }
 
-static unsigned int transmit(void *arg, struct forward_output *outputs, unsigned int n)
+static unsigned int transmit(void *arg, const struct aead_job *records,
+			     const struct forward_output *outputs, unsigned int n)
 {
 	struct fixture_worker *worker = arg;
 	struct fixture *fixture = worker->fixture;
@@ -115,15 +116,15 @@ static unsigned int transmit(void *arg, struct forward_output *outputs, unsigned
 		fixture->sent = more(fixture->sent, fixture->sent_count, sizeof(fixture->sent[0]));
 		sent = &fixture->sent[fixture->sent_count++];
 		sent->buffer = outputs[i].buffer;
-		sent->length = outputs[i].length;
+		sent->length = records[i].length;
 		sent->worker = worker->forward.number;
 		sent->header = *outputs[i].header;
 		assert(sent->header.length);
 		sent->record = malloc(sent->length);
 		assert(sent->record);
-		memcpy(sent->record, outputs[i].record, sent->length);
+		memcpy(sent->record, records[i].record, sent->length);
 		// as a dataplane does: the header goes right in front
-		memcpy(outputs[i].record - sent->header.length, sent->header.bytes,
+		memcpy(records[i].record - sent->header.length, sent->header.bytes,
 		       sent->header.length);
 		release(worker, outputs[i].buffer);
 		hear(fixture, sent);
