@@ -271,13 +271,14 @@ def test_lying_messages(relay, alice, bob, neighbours):
         assert peer.inbox == []
 
 
-def test_strange_kinds_in_control_records(alice, bob, relay, neighbours):
-    """Records of class control are for the relay; what else is in them goes nowhere."""
+def test_control_records_are_for_the_relay(relay, alice, bob, neighbours):
+    """What else travels in a record of class control isn't forwarded, and its sender is told."""
     before = relay.drops()
-    alice.send(bob.identity.id, b"urgent", klass=CONTROL_CLASS)
-    alice.wait_tag(alice.send(alice.relay, kind=PING))
-    dropped = relay.drops().dropped_since(before)
-    assert bob.inbox == [] or dropped == ({}, {})
+    tag = alice.send(bob.identity.id, b"urgent", klass=CONTROL_CLASS)
+    assert alice.wait_tag(tag).reason == "unsupported"
+    alice.send(bob.identity.id, kind=PING, klass=CONTROL_CLASS)
+    relay.expect_drops(before, messages={"unsupported": 2})
+    assert bob.inbox == []
 
 
 def test_noise(relay, bob, stranger, neighbours):

@@ -97,6 +97,32 @@ def test_kernel_never_answers_for_the_data_port(relay, neighbours, capture):
 
 
 @both_drivers
+@pytest.mark.parametrize("control", [CONTROL_V4, CONTROL_V6], ids=["v4", "v6"])
+def test_packets_on_the_wire(join, capture, control):
+    """At most 1,280 bytes of IP, DF set, and a UDP checksum that is right, or none over IPv4."""
+    alice = join("alice", control=control)
+    for size in range(0, 1161, 29):
+        alice.wait_tag(alice.send(alice.identity.id, bytes(size)))
+    seen = []
+    for frame in capture.frames():
+        four = frame[12:14] == b"\x08\x00"
+        packet = frame[14:]
+        if packet[9 if four else 6] != socket.IPPROTO_UDP:
+            continue
+        addresses, udp = (packet[12:20], packet[20:]) if four else (packet[8:40], packet[40:])
+        if four:
+            assert packet[6:8] == b"\x40\x00"  # DF, no fragment
+            assert struct.unpack(">H", packet[2:4])[0] == len(packet)
+            assert checksum(packet[:20]) == 0
+        assert len(packet) <= 1280
+        assert struct.unpack(">H", udp[4:6])[0] == len(udp)
+        pseudo = addresses + struct.pack(">HH", socket.IPPROTO_UDP, len(udp))
+        assert (four and udp[6:8] == b"\0\0") or checksum(pseudo + udp + bytes(len(udp) % 2)) == 0
+        seen.append(len(packet))
+    assert len(seen) >= 40 and max(seen) > 1200
+
+
+@both_drivers
 def test_kill_and_start_again(relay, join, driver):
     alice, bob = join("alice"), join("bob")
     converse(alice, bob)

@@ -253,6 +253,17 @@ def test_keepalive_and_expiry(relay, join, neighbours):
     assert awake.wait_tag(awake.send(silent.identity.id)).reason == "no_route"
 
 
+def test_relay_stops(relay, join):
+    """It says so to everybody, and lets them come back."""
+    crowd = [join(f"peer-{number}") for number in range(20)]
+    relay.stop()
+    for peer in crowd:
+        peer.wait_event("closing")
+    relay.start()
+    for peer in crowd:
+        peer.connect()
+
+
 def test_one_can_watch_with_s_client(relay, federation, identities):
     alice = identities("alice")
     hello = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]})
