@@ -71,21 +71,25 @@ job_stop()
 	job=
 }
 
-# build_tree DIR MESON-OPTION…: configures the build tree if it isn't yet, and brings it up to date.
-# Says nothing unless it fails.
+# build_tree DIR MESON-OPTION… [TARGET…]: configures the build tree if it isn't yet, and brings it,
+# or those targets, up to date. Says nothing unless it fails.
 build_tree()
 {
-	local dir=$1 log=$1/build.log
+	local dir=$1 log=$1/build.log options=()
 	shift
+	while [[ ${1-} == -* ]]; do
+		options+=("$1")
+		shift
+	done
 	mkdir -p "$dir"
 	if [ ! -e "$dir/build.ninja" ]; then
 		rm -rf "$dir/meson-private"
-		meson setup "$dir" "$root" "$@" >"$log" 2>&1 || {
+		meson setup "$dir" "$root" "${options[@]}" >"$log" 2>&1 || {
 			tail -n 20 "$log" >&2
 			return 1
 		}
 	fi
-	ninja -C "$dir" >"$log" 2>&1 || {
+	ninja -C "$dir" "$@" >"$log" 2>&1 || {
 		grep -A 20 -m 1 -E '^FAILED|error:' "$log" >&2 || tail -n 20 "$log" >&2
 		return 1
 	}
