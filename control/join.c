@@ -21,19 +21,21 @@ static int export_with_context(void *arg, const char *label,
 	return export_bytes(arg, label, context, WIRE_CONTEXT_SIZE, out, size);
 }
 
-/* Where the peer is to send its records to: configured, or where it has found us already. */
+/* Where the peer is to send its records to: as configured, or where it has found us already. */
 static void data_address(const struct config *config, const struct endpoint *local,
 			 char text[ADDRESS_TEXT])
 {
-	bool v4 = address_is_v4(local);
+	const struct config_data *data = &config->data;
+	uint32_t chosen = 0;
 
 	address_format_ip(text, local);
-	for (uint32_t i = config->data.address_count; i-- > 0;) {
-		const char *address = config->data.address[i];
-
-		if (v4 == !strchr(address, ':') || config->data.address_count == 1)
-			strcpy(text, address);
+	for (uint32_t i = data->address_count; i-- > 0;) {
+		// the first of the same IP version
+		if (!strchr(data->address[i], ':') == address_is_v4(local))
+			chosen = i;
 	}
+	if (data->address_count)
+		strcpy(text, data->address[chosen]);
 }
 
 static size_t refuse(const struct listener_hello *hello, const struct identity *peer,
