@@ -81,14 +81,15 @@ static int cert_init(int argc, char **argv)
 	return CLI_OK;
 }
 
-static int issue_one(const struct certificate *authority, struct certificate_request *request,
+static int issue_one(const struct certificate *authority, const struct certificate_request *common,
 		     const char *directory, const char *name, bool force)
 {
+	struct certificate_request request = *common;
 	struct certificate issued = {0};
 	int ret;
 
-	request->name = name;
-	ret = certificate_issue(&issued, authority, request);
+	request.name = name;
+	ret = certificate_issue(&issued, authority, &request);
 	if (!ret)
 		ret = certificate_write(&issued, directory, name, force);
 	certificate_fini(&issued);
@@ -98,7 +99,7 @@ static int issue_one(const struct certificate *authority, struct certificate_req
 }
 
 /* The names in argv, and those that --prefix and --count make. */
-static int issue_all(const struct certificate *authority, struct certificate_request *request,
+static int issue_all(const struct certificate *authority, const struct certificate_request *request,
 		     const char *directory, char **names, const char *prefix, unsigned int count,
 		     bool force)
 {

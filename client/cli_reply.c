@@ -12,8 +12,6 @@
 
 #include "cli_talk.h"
 
-extern char **environ;
-
 /* A command at work on a request; its stdout is talk->extras[i] for jobs[i]. */
 struct job {
 	struct viaduct_message request; // without its payload

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #define LEAVE_TIMEOUT SECOND
+#define CIPHERS       "aes-256-gcm,chacha20-poly1305"
 
 enum {
 	RETRY_FIRST = 500,  // ms; doubles with each failure
@@ -39,11 +40,6 @@ static int config_check(const struct viaduct_config *config, char *text, size_t 
 		return 0;
 	snprintf(text, size, "%s", wrong);
 	return -EINVAL;
-}
-
-static char *copy(const char *given, const char *otherwise)
-{
-	return strdup(given ? given : otherwise);
 }
 
 /* Takes over an identity; VIADUCT_E_IDENTITY if a session says that the peer is somebody else. */
@@ -131,10 +127,10 @@ int viaduct_peer_open(struct viaduct_peer **opened, struct viaduct *v,
 	peer->reconnect = !config->no_reconnect;
 	peer->lanes = config->lanes ? config->lanes : 1;
 	peer->mtu = config->mtu ? config->mtu : WIRE_MTU_MIN;
-	peer->ca = copy(config->ca, NULL);
-	peer->certificate = copy(config->certificate, NULL);
-	peer->key = copy(config->key, NULL);
-	peer->ciphers = copy(config->ciphers, "aes-256-gcm,chacha20-poly1305");
+	peer->ca = strdup(config->ca);
+	peer->certificate = strdup(config->certificate);
+	peer->key = strdup(config->key);
+	peer->ciphers = strdup(config->ciphers ? config->ciphers : CIPHERS);
 	peer->federation = config->federation ? strdup(config->federation) : NULL;
 	ret = -ENOMEM;
 	if (!peer->ca || !peer->certificate || !peer->key || !peer->ciphers ||

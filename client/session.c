@@ -380,7 +380,7 @@ void session_receive(struct session *session, struct flow *flow, uint8_t *data, 
 {
 	struct viaduct_stats *stats = &session->peer->stats;
 	struct receiver *receiver = &session->receiver;
-	struct wire_message message = {0};
+	struct wire_message message;
 	struct received received;
 	size_t offset = 0;
 
@@ -403,8 +403,10 @@ void session_receive(struct session *session, struct flow *flow, uint8_t *data, 
 	    session->welcome.key_records / receiver->lane_count / 2)
 		session_rekey_soon(session);
 	heard(session, received.current);
-	while (offset < received.length && !session->dead) {
+	while (!session->dead && offset < received.length) {
 		offset = wire_message_get(&message, received.text, received.length, offset);
+		if (!offset)
+			break; // receive_open() has made sure that this can't be
 		stats->messages_received++;
 		take_message(session, flow, &message, received.record.class);
 	}

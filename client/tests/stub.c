@@ -442,9 +442,9 @@ static void moved(struct stub *stub, struct stub_session *session,
 
 static void record_ready(struct stub *stub)
 {
-	struct sockaddr_in address;
+	struct sockaddr_in address = {0};
 	socklen_t address_size = sizeof(address);
-	struct wire_message message = {0};
+	struct wire_message message;
 	struct stub_session *session;
 	struct received received;
 	uint8_t data[WIRE_MTU_MAX];
@@ -468,8 +468,10 @@ static void record_ready(struct stub *stub)
 	if (received.current)
 		session->sends = session->receiver.current;
 	moved(stub, session, &address, &received);
-	while (offset < received.length && session->used) {
+	while (session->used && offset < received.length) {
 		offset = wire_message_get(&message, received.text, received.length, offset);
+		if (!offset)
+			break;
 		forward(stub, session, received.record.class, &message);
 		batch++;
 	}
