@@ -307,8 +307,8 @@ static void test_full(void **state)
 	struct member_session *first = society_settle(society, 1);
 	struct member_grant grant;
 
-	for (uint8_t i = 2; i <= SOCIETY_MAX; i++)
-		society_settle(society, i);
+	for (unsigned int i = 2; i <= SOCIETY_MAX; i++)
+		society_settle(society, (uint8_t)i);
 	assert_int_equal(society_join(society, 100, &grant), -ENOSPC);
 	// who is there may return, and keeps the place while doing so
 	assert_int_equal(society_join(society, 1, &grant), 0);

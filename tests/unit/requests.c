@@ -174,10 +174,10 @@ static void test_pages(void **state)
 	uint32_t index = society_settle(society, 1)->index;
 	int pages;
 
-	for (uint8_t i = 2; i <= SOCIETY_MAX; i++) {
+	for (unsigned int i = 2; i <= SOCIETY_MAX; i++) {
 		// names so long that not all fit
-		struct member_session *session = society_settle(society, i);
-		struct identity identity = society_identity(i);
+		struct member_session *session = society_settle(society, (uint8_t)i);
+		struct identity identity = society_identity((uint8_t)i);
 		struct member *member;
 
 		memset(identity.name, '"', IDENTITY_NAME_MAX);

@@ -60,8 +60,8 @@ static void test_full(void **state)
 	struct identity fifth = someone(5, "a");
 	struct member *member, *first = enter(1, "a");
 
-	for (uint8_t i = 2; i <= SLOTS; i++)
-		enter(i, "a");
+	for (unsigned int i = 2; i <= SLOTS; i++)
+		enter((uint8_t)i, "a");
 	assert_int_equal(roster_enter(&roster, &fifth, &member), -ENOSPC);
 
 	// a slot rests before it is somebody else's
