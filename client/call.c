@@ -323,12 +323,12 @@ static void list_answered(struct call *call, const char *text, size_t length)
 		question = next_question(call->text, &list.entries[list.count - 1].id);
 	call_free(call);
 	callback(peer, user, 0, list.entries, list.count, list.more);
-	if (list.more && peer->state == PEER_CLOSED) {
-		json_decref(question);
-	} else if (list.more) {
+	if (list.more && peer->state == PEER_JOINED) {
 		ret = question ? list_start(peer, question, callback, user) : VIADUCT_E_PROTOCOL;
 		if (ret)
 			callback(peer, user, ret, NULL, 0, false);
+	} else {
+		json_decref(question); // the callback has closed the peer
 	}
 	list_free(&list);
 }

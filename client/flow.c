@@ -2,10 +2,8 @@
 
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "peer.h"
 #include "session.h"
