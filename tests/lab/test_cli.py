@@ -137,7 +137,11 @@ def test_listen_joins_again(relay, tool, make_peer):
     listener = tool.start("listen", "--count", "1")
     relay.stop()
     relay.start()
-    eventually(lambda: relay.peers().get(tool.identity.text, {}).get("state") == "joined", 15)
+    try:
+        eventually(lambda: relay.peers().get(tool.identity.text, {}).get("state") == "joined", 15)
+    except AssertionError:
+        listener.kill()
+        raise AssertionError(listener.communicate()) from None
     make_peer("late").connect().send(tool.identity.id, b"welcome back")
     assert "welcome back" in finish(listener)
 

@@ -12,7 +12,7 @@ import tempfile
 import pytest
 
 from netns import RELAY_V4
-from relay import PORT, VIADUCTD, Relay, eventually
+from relay import ENVIRONMENT, PORT, VIADUCTD, Relay, eventually
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def make(house, lab, federation, tmp_path):
 def viaductd(relay, *arguments, wrapper=()):
     """Runs viaductd in the foreground, expecting it to end soon."""
     return subprocess.run(relay.lab.relay_command(*wrapper, VIADUCTD, *arguments),
-                          capture_output=True, text=True, timeout=20)
+                          capture_output=True, text=True, timeout=20, env=ENVIRONMENT)
 
 
 def complaint(done):
