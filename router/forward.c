@@ -4,18 +4,15 @@
  */
 #define FAILED_MAX (UINT64_C(1) << 33)
 
-enum { THOUSAND = 1000 };
+enum {
+	THOUSAND = 1000,
+	// bits of the kinds that go from peer to peer
+	FORWARDED = 1 << WIRE_SEND | 1 << WIRE_REQUEST | 1 << WIRE_RESPONSE | 1 << WIRE_PING |
+		    1 << WIRE_PONG,
+};
 
 _Static_assert((int)FORWARD_MESSAGES >= (int)WIRE_MTU_MAX / WIRE_MESSAGE_HEADER,
 	       "the messages of the largest record must fit");
-
-/* A record on its way through the receive stages. */
-struct receiving {
-	struct wire_record header;
-	struct forward_input *input;
-	const struct session *session;
-	struct session_rx *lane;
-};
 
 /* A lane that goes to another worker once this burst no longer needs its window. */
 struct leaving {
@@ -30,8 +27,8 @@ static void give_back(struct forward *forward, struct forward_input *input)
 	input->buffer = NULL;
 }
 
-static void drop_record(struct forward *forward, struct forward_input *input,
-			enum drop_record reason)
+static void __attribute__((noinline, cold))
+drop_record(struct forward *forward, struct forward_input *input, enum drop_record reason)
 {
 	forward->counters.records_received++;
 	forward->counters.records_dropped[reason]++;
@@ -54,8 +51,9 @@ static bool has_hint(const struct session *session, enum session_hint hint)
 }
 
 /* Tells the control thread; true if there was room. */
-static bool send_event(struct forward *forward, enum forward_event_type type,
-		       const struct session *session, const struct forward_input *input)
+static bool __attribute__((noinline, cold))
+send_event(struct forward *forward, enum forward_event_type type, const struct session *session,
+	   const struct forward_input *input)
 {
 	struct forward_event *event = &forward->event;
 
@@ -105,9 +103,9 @@ static void flush(struct forward *forward, uint64_t now_ms);
  * the record is sent or not, it is never used again. Returns its number, or FORWARD_NO_RECORD if
  * the key has no more records to give.
  */
-static unsigned int open_record(struct forward *forward, const struct session *to,
-				const struct session_header *header, uint8_t class, void *buffer,
-				uint8_t *record)
+static inline unsigned int open_record(struct forward *forward, const struct session *to,
+				       const struct session_header *header, uint8_t class,
+				       void *buffer, uint8_t *record)
 {
 	struct session_tx *lane = session_tx_lane(to, forward->number);
 	unsigned int number = forward->open_count;
@@ -237,13 +235,14 @@ static void tell(struct forward *forward, const struct forward_message *message,
 	uint8_t kind = message->kind;
 
 	if ((kind == WIRE_SEND || kind == WIRE_REQUEST || kind == WIRE_PUBLISH) && told[reason] &&
-	    may_tell(message->lane, now_ms))
-		make(forward, message->from, message->class, WIRE_ERROR | told[reason],
-		     message->tag, now_ms);
+	    may_tell(message->in->lane, now_ms))
+		make(forward, message->in->session, message->in->header.class,
+		     WIRE_ERROR | told[reason], message->tag, now_ms);
 }
 
-static void drop_message(struct forward *forward, const struct forward_message *message,
-			 enum drop_message reason, uint64_t now_ms)
+static void __attribute__((noinline, cold))
+drop_message(struct forward *forward, const struct forward_message *message,
+	     enum drop_message reason, uint64_t now_ms)
 {
 	forward->counters.messages_dropped[reason]++;
 	tell(forward, message, reason, now_ms);
@@ -309,15 +308,15 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 	case WIRE_PING:
 		forward->counters.messages_consumed++;
 		// whose address isn't known yet gets `path` from the control thread instead
-		if (!message->from->header.length)
+		if (!message->in->session->header.length)
 			return;
 		forward->counters.messages_made++;
 		message->data[2] = WIRE_PONG;
 		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
 		memcpy(message->data + 8, &forward->relay, WIRE_ID_SIZE);
-		if (pack(forward, message->from, message->class, message->data, message->size,
-			 message->lone ? message->input : NULL, now_ms,
+		if (pack(forward, message->in->session, message->in->header.class, message->data,
+			 message->size, message->lone ? message->in->input : NULL, now_ms,
 			 &reason) == FORWARD_NO_RECORD)
 			forward->counters.messages_dropped[reason]++;
 		return;
@@ -332,7 +331,8 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		event->tag = message->tag;
 		event->payload_length = length;
 		memcpy(event->payload, payload, length);
-		if (send_event(forward, FORWARD_EVENT_CONTROL, message->from, message->input))
+		if (send_event(forward, FORWARD_EVENT_CONTROL, message->in->session,
+			       message->in->input))
 			forward->counters.messages_consumed++;
 		else
 			drop_message(forward, message, DROP_MESSAGE_CONTROL_FULL, now_ms);
@@ -348,8 +348,8 @@ static void deliver(struct forward *forward, struct forward_message *message, ui
 	enum drop_message reason;
 	uint8_t hop_limit = message->data[3] >> WIRE_HOP_SHIFT;
 
-	if (message->kind < WIRE_SEND || message->kind > WIRE_PONG ||
-	    message->kind == WIRE_PUBLISH || message->class == WIRE_CONTROL)
+	if (message->kind > WIRE_PONG || !(FORWARDED >> message->kind & 1) ||
+	    message->in->header.class == WIRE_CONTROL)
 		reason = DROP_MESSAGE_UNSUPPORTED;
 	else if (hop_limit == 0)
 		reason = DROP_MESSAGE_HOP_LIMIT;
@@ -364,9 +364,10 @@ static void deliver(struct forward *forward, struct forward_message *message, ui
 
 forwarded:
 	message->data[3] -= 1 << WIRE_HOP_SHIFT;
-	memcpy(message->data + 8, &message->from->id, WIRE_ID_SIZE);
-	message->record = (uint8_t)pack(forward, to, message->class, message->data, message->size,
-					message->lone ? message->input : NULL, now_ms, &reason);
+	memcpy(message->data + 8, &message->in->session->id, WIRE_ID_SIZE);
+	message->record =
+		(uint8_t)pack(forward, to, message->in->header.class, message->data, message->size,
+			      message->lone ? message->in->input : NULL, now_ms, &reason);
 	if (message->record == FORWARD_NO_RECORD)
 		drop_message(forward, message, reason, now_ms);
 }
@@ -377,12 +378,6 @@ static void walk(struct forward *forward, uint64_t now_ms)
 	const struct route_table *routes = forward->routes;
 	unsigned int n = forward->message_count;
 
-	for (unsigned int i = 0; i < n; i++) {
-		struct forward_message *message = &forward->messages[i];
-
-		message->hash = route_hash(routes, destination(message));
-		route_prefetch(routes, message->hash);
-	}
 	for (unsigned int i = 0; i < n; i++)
 		forward->messages[i].guess = route_guess(routes, forward->messages[i].hash);
 	for (unsigned int i = 0; i < n; i++) {
@@ -416,11 +411,25 @@ static void walk(struct forward *forward, uint64_t now_ms)
 	forward->message_count = forward->walked = forward->sent = 0;
 }
 
+static inline void gather_one(struct forward *forward, const struct forward_record *record,
+			      const struct wire_message *message, struct forward_message *out)
+{
+	out->in = record;
+	out->data = message->data;
+	out->tag = wire_message_tag(message->data);
+	out->size = message->size;
+	out->kind = message->kind;
+	out->record = FORWARD_NO_RECORD;
+	out->hash = route_hash(forward->routes, destination(out));
+	route_prefetch(forward->routes, out->hash);
+}
+
 /* An authentic record: gathers its messages, all or none. */
-static void gather(struct forward *forward, const struct receiving *record, uint64_t now_ms)
+static void gather(struct forward *forward, const struct forward_record *record, uint64_t now_ms)
 {
 	uint8_t *text = record->input->record + WIRE_RECORD_HEADER;
 	size_t length = record->input->length - WIRE_RECORD_OVERHEAD;
+	struct wire_message message = {0};
 	struct forward_message *first;
 	unsigned int n = 0;
 	size_t at = 0;
@@ -429,25 +438,14 @@ static void gather(struct forward *forward, const struct receiving *record, uint
 		walk(forward, now_ms);
 	first = &forward->messages[forward->message_count];
 	do {
-		struct wire_message message = {0};
-		struct forward_message *out = &first[n++];
-
 		at = wire_message_get(&message, text, length, at);
 		// only relays say what a message came through
 		if (!at || (message.flags & WIRE_FLAG_VIA)) {
 			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
 			return;
 		}
-		out->from = record->session;
-		out->lane = record->lane;
-		out->input = record->input;
-		out->data = message.data;
-		out->tag = wire_message_tag(message.data);
-		out->size = message.size;
-		out->kind = message.kind;
-		out->class = record->header.class;
-		out->record = FORWARD_NO_RECORD;
-		out->lone = false;
+		first[n].lone = false;
+		gather_one(forward, record, &message, &first[n++]);
 	} while (at < length);
 	first->lone = n == 1;
 	forward->message_count += n;
@@ -457,7 +455,7 @@ static void gather(struct forward *forward, const struct receiving *record, uint
 }
 
 /* What an authentic, new record says about its sender beside its messages. */
-static void learn(struct forward *forward, const struct receiving *record, bool above,
+static void learn(struct forward *forward, const struct forward_record *record, bool above,
 		  uint64_t now_ms)
 {
 	const struct session *session = record->session;
@@ -479,7 +477,7 @@ static void learn(struct forward *forward, const struct receiving *record, bool 
 	}
 }
 
-static void failed(struct forward *forward, const struct receiving *record)
+static void failed(struct forward *forward, const struct forward_record *record)
 {
 	struct session_rx *lane = record->lane;
 
@@ -501,7 +499,7 @@ static bool used_up(const struct session *session, const struct session_rx *lane
  * Whether this worker owns the lane; an unowned one is claimed. A record of somebody else's lane is
  * handed over.
  */
-static bool own(struct forward *forward, const struct receiving *record)
+static bool own(struct forward *forward, const struct forward_record *record)
 {
 	uint8_t owner = __atomic_load_n(&record->lane->owner, __ATOMIC_ACQUIRE);
 
@@ -527,7 +525,7 @@ static bool own(struct forward *forward, const struct receiving *record)
 
 /* Parses and finds the sessions: leaves the records that have one in `records`. */
 static unsigned int find_sessions(struct forward *forward, struct forward_input *inputs,
-				  unsigned int n, struct receiving *records)
+				  unsigned int n, struct forward_record *records)
 {
 	static const uint8_t reasons[] = {
 		[WIRE_BAD_SIZE] = DROP_RECORD_TRUNCATED,
@@ -538,7 +536,7 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 	unsigned int parsed = 0, found = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
-		struct receiving *record = &records[parsed];
+		struct forward_record *record = &records[parsed];
 		enum wire_parse result;
 
 		result = wire_record_get(&record->header, inputs[i].record, inputs[i].length);
@@ -563,7 +561,7 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 		}
 	}
 	for (unsigned int i = 0; i < parsed; i++) {
-		struct receiving *record = &records[found];
+		struct forward_record *record = &records[found];
 		const struct session *session;
 		bool stale;
 
@@ -592,7 +590,7 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 }
 
 /* Drops what the window says is not new. */
-static bool is_new(struct forward *forward, const struct receiving *record,
+static bool is_new(struct forward *forward, const struct forward_record *record,
 		   enum window_result result)
 {
 	if (result == WINDOW_NEW)
@@ -603,13 +601,13 @@ static bool is_new(struct forward *forward, const struct receiving *record,
 }
 
 /* Checks owners and windows: leaves what is worth opening in `records`. */
-static unsigned int check_windows(struct forward *forward, struct receiving *records,
+static unsigned int check_windows(struct forward *forward, struct forward_record *records,
 				  unsigned int n)
 {
 	unsigned int kept = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
-		struct receiving *record = &records[kept];
+		struct forward_record *record = &records[kept];
 
 		if (kept != i)
 			*record = records[i];
@@ -633,7 +631,7 @@ static unsigned int check_windows(struct forward *forward, struct receiving *rec
 void forward_burst(struct forward *forward, struct forward_input *inputs, unsigned int n,
 		   uint64_t now_ms)
 {
-	struct receiving records[FORWARD_BURST];
+	struct forward_record *records = forward->records;
 	struct leaving leaving[FORWARD_BURST];
 	unsigned int leaving_count = 0;
 
@@ -643,7 +641,7 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	if (n)
 		forward->aead->open(forward->aead_worker, forward->opening, n);
 	for (unsigned int i = 0; i < n; i++) {
-		struct receiving *record = &records[i];
+		struct forward_record *record = &records[i];
 		bool above = record->header.sequence >= record->lane->window.next;
 
 		if (!forward->opening[i].ok) {

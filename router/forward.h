@@ -111,19 +111,24 @@ struct forward_ops {
 	bool (*event)(void *worker, const struct forward_event *event);
 };
 
+/* A received record that belongs to a session. */
+struct forward_record {
+	struct forward_input *input;
+	const struct session *session;
+	struct session_rx *lane;
+	struct wire_record header;
+};
+
 /* A message on its way, for those stages that go over all of a burst's. */
 struct forward_message {
-	const struct session *from;
-	struct session_rx *lane; // that it came on; for limits
-	struct forward_input *input;
-	uint8_t *data; // message header
-	uint64_t hash;
+	const struct forward_record *in; // came in this one
+	uint8_t *data;                   // message header
 	const struct session *to;
+	uint64_t hash;
 	uint32_t guess; // of the route table
 	uint32_t tag;
 	uint16_t size;
 	uint8_t kind;
-	uint8_t class;
 	uint8_t record; // packed into which; FORWARD_NO_RECORD
 	bool lone;      // the only message of its record
 };
@@ -157,6 +162,7 @@ struct forward {
 	unsigned int sent;   // and those of them whose record is on its way
 	struct forward_spare spares[FORWARD_SPARES];
 	struct forward_open open[FORWARD_OUTPUTS];
+	struct forward_record records[FORWARD_BURST];
 	struct aead_job opening[FORWARD_BURST];
 	struct aead_job sealing[FORWARD_OUTPUTS];
 	struct forward_output outputs[FORWARD_OUTPUTS];

@@ -80,12 +80,13 @@ const struct session_slot *route_find(const struct route_table *routes, const st
 static bool put(struct route_words *words, uint64_t hash, uint32_t slot)
 {
 	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
-		for (int i = 0; i < ROUTE_BUCKET; i++) {
-			uint64_t word = words->bucket[at][i];
+		for (unsigned int i = 0; i < ROUTE_BUCKET; i++) {
+			unsigned int place = (route_begin(hash) + i) % ROUTE_BUCKET;
+			uint64_t word = words->bucket[at][place];
 
 			if (word > TOMBSTONE)
 				continue;
-			__atomic_store_n(&words->bucket[at][i],
+			__atomic_store_n(&words->bucket[at][place],
 					 route_tag(hash) << WIRE_SLOT_BITS | slot,
 					 __ATOMIC_RELEASE);
 			return word == TOMBSTONE;

@@ -6,8 +6,9 @@
  * to the session, which has to be fetched in any case: so a look-up costs two cache lines, both
  * known early enough to be prefetched for a whole burst. Words are written and read atomically;
  * what is emptied in a full bucket becomes a tombstone, since a full bucket means "go on in the
- * next". The table is at most half full; when it is fuller it is copied and replaced.
- * docs/performance.md compares it with liburcu's and DPDK's.
+ * next". Each key begins at a word of its own in the bucket. The table is at most half full; when
+ * it is fuller it is copied and replaced. docs/performance.md compares it with liburcu's and
+ * DPDK's.
  *
  * Ids are hashed with a secret, so that nobody can choose ids that collide.
  */
@@ -90,6 +91,12 @@ static inline uint64_t route_tag(uint64_t hash)
 	return hash >> WIRE_SLOT_BITS | UINT64_C(1) << 43;
 }
 
+/* Where in a bucket the search for a word begins. */
+static inline unsigned int route_begin(uint64_t hash)
+{
+	return hash >> 61;
+}
+
 /*
  * The look-up in stages, for bursts; any registered thread, in one read-side section. First fetch
  * the words' cache line,
@@ -110,8 +117,10 @@ static inline uint32_t route_guess(const struct route_table *routes, uint64_t ha
 	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
 		bool full = true;
 
-		for (int i = 0; i < ROUTE_BUCKET; i++) {
-			uint64_t word = __atomic_load_n(&words->bucket[at][i], __ATOMIC_ACQUIRE);
+		for (unsigned int i = 0; i < ROUTE_BUCKET; i++) {
+			unsigned int place = (route_begin(hash) + i) % ROUTE_BUCKET;
+			uint64_t word =
+				__atomic_load_n(&words->bucket[at][place], __ATOMIC_ACQUIRE);
 
 			if (word >> WIRE_SLOT_BITS == tag) {
 				uint32_t slot = word & (WIRE_SLOTS - 1);

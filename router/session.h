@@ -58,7 +58,7 @@ struct session_tx {
 	uint32_t epoch;
 } __attribute__((aligned(64)));
 
-/* Followed in memory by `lanes_up` session_rx and `lanes_down` session_tx. */
+/* Followed in memory by `lanes_down` session_tx and `lanes_up` session_rx. */
 struct session_state {
 	uint32_t hints; // worker sets, control clears (atomic)
 	uint8_t lanes_up;
@@ -110,40 +110,35 @@ void session_table_free(struct session_table *table);
 struct session_state *session_state_new(uint8_t up, uint8_t down);
 void session_state_free(struct session_state *state);
 
-/* The lanes of a session; no memory is read. */
-static inline struct session_rx *session_rx_lane(const struct session *session, unsigned int lane)
-{
-	return (struct session_rx *)(session->state + 1) + lane;
-}
-
+/* The lanes of a session; nothing of the state is read. */
 static inline struct session_tx *session_tx_lane(const struct session *session, unsigned int lane)
 {
-	return (struct session_tx *)session_rx_lane(session, session->lanes_up) + lane;
+	return (struct session_tx *)(session->state + 1) + lane;
 }
 
-/* Worker, in a read-side section: the session that may send under `index`, or NULL. */
+static inline struct session_rx *session_rx_lane(const struct session *session, unsigned int lane)
+{
+	return (struct session_rx *)session_tx_lane(session, session->lanes_down) + lane;
+}
+
+/*
+ * Worker, in a read-side section: the session that may send under `index`. NULL: none, and `stale`
+ * says whether somebody else's index uses its slot.
+ */
+const struct session *session_find_other(const struct session_table *table, uint32_t index,
+					 bool *stale);
+
 static inline const struct session *session_find(const struct session_table *table, uint32_t index,
 						 bool *stale)
 {
-	const struct session_slot *slot;
-	const struct session *session;
+	if (wire_slot(index) < table->slots) {
+		const struct session *session =
+			rcu_dereference(table->slot[wire_slot(index)].current);
 
-	*stale = false;
-	if (wire_slot(index) >= table->slots)
-		return NULL;
-	slot = &table->slot[wire_slot(index)];
-	session = rcu_dereference(slot->current);
-	if (session && session->index == index)
-		return session;
-	*stale = session != NULL;
-	session = rcu_dereference(slot->next);
-	if (session && session->index == index)
-		return session;
-	*stale |= session != NULL || rcu_dereference(slot->last) != NULL;
-	// what just moved from `next` to `current`, which is written first, was seen in neither
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	session = rcu_dereference(slot->current);
-	return session && session->index == index ? session : NULL;
+		if (session && session->index == index)
+			return session;
+	}
+	return session_find_other(table, index, stale);
 }
 
 /* The same with sessions that have ended: for what the relay itself sends. */

@@ -47,8 +47,17 @@ static inline enum window_result window_check(const struct window *window, uint6
 /* Checks again and, if new, remembers `sequence`: for use after the record was opened. */
 static inline enum window_result window_accept(struct window *window, uint64_t sequence)
 {
-	enum window_result result = window_check(window, sequence);
+	uint64_t *word = &window->bits[sequence / 64 % WINDOW_WORDS];
+	uint64_t bit = UINT64_C(1) << (sequence % 64);
+	enum window_result result;
 
+	// in order, as most are
+	if (sequence == window->next) {
+		*word = bit > 1 ? *word | bit : bit;
+		window->next = sequence + 1;
+		return WINDOW_NEW;
+	}
+	result = window_check(window, sequence);
 	if (result != WINDOW_NEW)
 		return result;
 	if (sequence >= window->next) {
@@ -62,7 +71,7 @@ static inline enum window_result window_accept(struct window *window, uint64_t s
 			window->bits[(sequence / 64 - steps + i) % WINDOW_WORDS] = 0;
 		window->next = sequence + 1;
 	}
-	window->bits[sequence / 64 % WINDOW_WORDS] |= UINT64_C(1) << (sequence % 64);
+	*word |= bit;
 	return WINDOW_NEW;
 }
 

@@ -229,8 +229,8 @@ static inline enum wire_parse wire_record_get(struct wire_record *record, const 
 	if ((first & fixed) != (uint32_t)WIRE_VERSION_TYPE << 24)
 		return data[0] == WIRE_VERSION_TYPE ? WIRE_BAD_RESERVED : WIRE_BAD_VERSION;
 	counter = wire_get64(data + 8);
-	record->class = data[1] >> WIRE_CLASS_SHIFT;
-	record->phase = data[1] / WIRE_PHASE & 1;
+	record->class = first >> (16 + WIRE_CLASS_SHIFT) & 3;
+	record->phase = first / (WIRE_PHASE << 16) & 1;
 	record->index = wire_get32(data + 4);
 	record->lane = counter >> 56;
 	record->sequence = counter & WIRE_SEQUENCE_MAX;
