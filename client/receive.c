@@ -27,12 +27,13 @@ enum receive_result receive_open(struct received *received, struct receiver *rec
 	if (!keys)
 		return RECEIVE_MALFORMED;
 	lane = &receiver->lanes[record->lane];
-	if (!window_check(&lane->window, record->sequence))
+	if (window_check(&lane->window, record->sequence) != WINDOW_NEW)
 		return RECEIVE_REPLAYED;
 	length = keys_open(keys, data, size);
 	if (length < 0)
 		return RECEIVE_FORGED;
-	window_mark(&lane->window, record->sequence);
+	window_accept(&lane->window, record->sequence);
+	lane->seen++;
 	if (received->current)
 		lane->used++;
 	received->text = data + WIRE_RECORD_HEADER;

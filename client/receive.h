@@ -11,8 +11,16 @@
 /* A lane of the relay's. */
 struct receive_lane {
 	struct window window;
+	uint64_t seen; // records accepted: what is missing below the window's `next` was lost, or
+		       // is late
 	uint32_t used; // records opened under the current key
 };
+
+/* Records of the lane below its highest that have not come. */
+static inline uint64_t receive_lost(const struct receive_lane *lane)
+{
+	return lane->window.next - lane->seen;
+}
 
 /* What a session opens records with. */
 struct receiver {

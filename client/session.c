@@ -477,7 +477,7 @@ static uint64_t lost(const struct session *session)
 	uint64_t sum = 0;
 
 	for (unsigned int i = 0; i < session->receiver.lane_count; i++)
-		sum += window_lost(&session->receiver.lanes[i].window);
+		sum += receive_lost(&session->receiver.lanes[i]);
 	return sum;
 }
 
@@ -551,14 +551,14 @@ int viaduct_lane_stats(const struct viaduct_peer *peer, bool up, unsigned int la
 		       struct viaduct_lane_stats *stats)
 {
 	const struct session *session = peer->session;
-	const struct window *window;
+	const struct receive_lane *down;
 
 	if (peer->state != PEER_JOINED)
 		return -ENOTCONN;
 	if (lane >= (up ? session->welcome.lanes_up : session->welcome.lanes_down))
 		return -EINVAL;
-	window = &session->receiver.lanes[up ? 0 : lane].window;
-	stats->records = up ? session->up[lane].sequence : window->seen;
-	stats->lost = up ? 0 : window_lost(window);
+	down = &session->receiver.lanes[up ? 0 : lane];
+	stats->records = up ? session->up[lane].sequence : down->seen;
+	stats->lost = up ? 0 : receive_lost(down);
 	return 0;
 }

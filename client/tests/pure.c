@@ -15,66 +15,6 @@
 #include "answer.h"
 #include "receive.h"
 #include "timer.h"
-#include "window.h"
-
-/* ---- Window ---- */
-
-static bool accept_sequence(struct window *window, uint64_t sequence)
-{
-	if (!window_check(window, sequence))
-		return false;
-	window_mark(window, sequence);
-	return true;
-}
-
-static void window_takes_each_sequence_once(void **state)
-{
-	struct window window = {0};
-
-	for (uint64_t i = 0; i < 10000; i++)
-		assert_true(accept_sequence(&window, i ^ 7)); // out of order by up to 7
-	for (uint64_t i = 0; i < 10000; i++)
-		assert_false(window_check(&window, i));
-	assert_int_equal(window_lost(&window), 0);
-}
-
-static void window_remembers_its_width(void **state)
-{
-	struct window window = {0};
-
-	assert_true(accept_sequence(&window, 2 * WINDOW_WIDTH));
-	assert_true(accept_sequence(&window, WINDOW_WIDTH + 1));
-	assert_false(accept_sequence(&window, WINDOW_WIDTH + 1));
-	assert_false(accept_sequence(&window, WINDOW_WIDTH));
-	assert_int_equal(window_lost(&window), 2 * WINDOW_WIDTH - 1);
-}
-
-static void window_forgets_nothing_when_it_moves(void **state)
-{
-	// a model that remembers everything, over jumps of every size up to far beyond the window
-	enum { SEQUENCES = 1 << 16 };
-	static bool seen[SEQUENCES];
-	struct window window = {0};
-	uint64_t highest = 0, random = 1;
-
-	for (int i = 0; i < 20000; i++) {
-		uint64_t sequence;
-		bool want;
-
-		random = random * 6364136223846793005U + 1442695040888963407U;
-		sequence = highest + (random >> 33) % 300;
-		sequence = sequence > 200 ? sequence - 200 : 0;
-		if (i % 2000 == 1999)
-			sequence = highest + WINDOW_WIDTH + (random >> 50);
-		if (sequence >= SEQUENCES)
-			break;
-		want = !seen[sequence] && sequence + WINDOW_WIDTH > highest;
-		assert_int_equal(accept_sequence(&window, sequence), want);
-		seen[sequence] = true;
-		if (sequence > highest)
-			highest = sequence;
-	}
-}
 
 /* ---- Timers ---- */
 
@@ -478,9 +418,6 @@ static void errors_have_words(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(window_takes_each_sequence_once),
-		cmocka_unit_test(window_remembers_its_width),
-		cmocka_unit_test(window_forgets_nothing_when_it_moves),
 		cmocka_unit_test(timers_come_in_order),
 		cmocka_unit_test(records_match_vectors),
 		cmocka_unit_test(receiver_refuses_what_is_wrong),
