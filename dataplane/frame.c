@@ -93,43 +93,6 @@ bool frame_parse(struct frame *frame, const uint8_t *data, size_t length)
 	return true;
 }
 
-int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length)
-{
-	struct layout layout;
-	const uint8_t *ip, *udp;
-	uint8_t *out = header->bytes;
-
-	if (!layout_parse(&layout, frame, length))
-		return -EINVAL;
-	ip = frame + layout.ethernet;
-	udp = ip + layout.ip;
-	memset(header, 0, sizeof(*header));
-	memcpy(out, frame + FRAME_MAC_SIZE, FRAME_MAC_SIZE);
-	memcpy(out + FRAME_MAC_SIZE, frame, FRAME_MAC_SIZE);
-	memcpy(out + 12, frame + 12, layout.ethernet - 12);
-	out += layout.ethernet;
-	if (layout.type == TYPE_IPV4) {
-		out[0] = 0x45;
-		wire_put16(out + 6, IPV4_DONT_FRAGMENT);
-		out[8] = HOP_LIMIT;
-		out[9] = PROTOCOL_UDP;
-		memcpy(out + 12, ip + 16, 4);
-		memcpy(out + 16, ip + 12, 4);
-		out += IPV4_SIZE;
-	} else {
-		out[0] = 0x60;
-		out[6] = PROTOCOL_UDP;
-		out[7] = HOP_LIMIT;
-		memcpy(out + 8, ip + 24, 16);
-		memcpy(out + 24, ip + 8, 16);
-		out += IPV6_SIZE;
-	}
-	memcpy(out, udp + 2, 2);
-	memcpy(out + 2, udp, 2);
-	header->length = (uint8_t)(out + UDP_SIZE - header->bytes);
-	return 0;
-}
-
 // One's complement sum, RFC 1071: in the machine's byte order, which the result then has too.
 static inline uint64_t sum_add(uint64_t sum, const uint8_t *data, size_t length)
 {
@@ -155,6 +118,45 @@ static inline void sum_put(uint8_t *to, uint64_t sum)
 	memcpy(to, &checksum, sizeof(checksum));
 }
 
+int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length)
+{
+	struct layout layout;
+	const uint8_t *ip, *udp;
+	uint8_t *out = header->bytes;
+
+	if (!layout_parse(&layout, frame, length))
+		return -EINVAL;
+	ip = frame + layout.ethernet;
+	udp = ip + layout.ip;
+	memset(header, 0, sizeof(*header));
+	memcpy(out, frame + FRAME_MAC_SIZE, FRAME_MAC_SIZE);
+	memcpy(out + FRAME_MAC_SIZE, frame, FRAME_MAC_SIZE);
+	memcpy(out + 12, frame + 12, layout.ethernet - 12);
+	out += layout.ethernet;
+	if (layout.type == TYPE_IPV4) {
+		out[0] = 0x45;
+		wire_put16(out + 6, IPV4_DONT_FRAGMENT);
+		out[8] = HOP_LIMIT;
+		out[9] = PROTOCOL_UDP;
+		memcpy(out + 12, ip + 16, 4);
+		memcpy(out + 16, ip + 12, 4);
+		// for a length of zero: frame_finish() adds the real one
+		sum_put(out + 10, sum_add(0, out, IPV4_SIZE));
+		out += IPV4_SIZE;
+	} else {
+		out[0] = 0x60;
+		out[6] = PROTOCOL_UDP;
+		out[7] = HOP_LIMIT;
+		memcpy(out + 8, ip + 24, 16);
+		memcpy(out + 24, ip + 8, 16);
+		out += IPV6_SIZE;
+	}
+	memcpy(out, udp + 2, 2);
+	memcpy(out + 2, udp, 2);
+	header->length = (uint8_t)(out + UDP_SIZE - header->bytes);
+	return 0;
+}
+
 void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
 {
 	uint8_t *udp = data + header_length - UDP_SIZE;
@@ -162,15 +164,18 @@ void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
 	uint8_t *ip;
 
 	wire_put16(udp + 4, size);
-	wire_put16(udp + 6, 0);
 	if (header_length <= ETHERNET_SIZE + VLAN_SIZE + IPV4_SIZE + UDP_SIZE) {
+		uint16_t without;
+
+		// RFC 1624: the length was zero in the sum so far
 		ip = udp - IPV4_SIZE;
 		wire_put16(ip + 2, IPV4_SIZE + size);
-		wire_put16(ip + 10, 0);
-		sum_put(ip + 10, sum_add(0, ip, IPV4_SIZE));
+		memcpy(&without, ip + 10, sizeof(without));
+		sum_put(ip + 10, (uint16_t)~without + (uint64_t)htobe16(IPV4_SIZE + size));
 	} else {
 		ip = udp - IPV6_SIZE;
 		wire_put16(ip + 4, size);
+		wire_put16(udp + 6, 0);
 		// addresses, length and protocol are the pseudo-header: RFC 8200 section 8.1
 		sum_put(udp + 6, sum_add((uint64_t)htobe16(size) + htobe16(PROTOCOL_UDP), ip + 8,
 					 32 + (size_t)size));

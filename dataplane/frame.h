@@ -33,4 +33,20 @@ static inline uint16_t frame_port(const struct frame *frame, const uint8_t *data
  */
 void frame_finish(uint8_t *data, size_t header_length, size_t record_length);
 
+/* Puts a session's header right in front of a sealed record and completes it; returns where it
+ * begins. */
+static inline uint8_t *frame_put(uint8_t *record, size_t record_length,
+				 const struct session_header *header)
+{
+	enum { USUAL = 14 + 20 + 8 }; // IPv4 without a VLAN tag: a copy of constant size is inlined
+	uint8_t *data = record - header->length;
+
+	if (header->length == USUAL)
+		memcpy(data, header->bytes, USUAL);
+	else
+		memcpy(data, header->bytes, header->length);
+	frame_finish(data, header->length, record_length);
+	return data;
+}
+
 #endif

@@ -59,10 +59,8 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 	for (unsigned int i = 0; i < n; i++) {
 		const struct session_header *header = outputs[i].header;
 		struct rte_mbuf *buffer = outputs[i].buffer;
-		uint8_t *data = records[i].record - header->length;
+		uint8_t *data = frame_put(records[i].record, records[i].length, header);
 
-		memcpy(data, header->bytes, header->length);
-		frame_finish(data, header->length, records[i].length);
 		buffer->data_off = (uint16_t)(data - (uint8_t *)buffer->buf_addr);
 		buffer->data_len = header->length + records[i].length;
 		buffer->pkt_len = buffer->data_len;
