@@ -376,6 +376,7 @@ forwarded:
 static void walk(struct forward *forward, uint64_t now_ms)
 {
 	const struct route_table *routes = forward->routes;
+	const struct session *last = NULL;
 	unsigned int n = forward->message_count;
 
 	for (unsigned int i = 0; i < n; i++)
@@ -392,15 +393,17 @@ static void walk(struct forward *forward, uint64_t now_ms)
 	for (unsigned int i = 0; i < n; i++) {
 		const struct session *to = forward->messages[i].to;
 
-		if (to) {
+		if (to && to != last) {
 			__builtin_prefetch(session_tx_lane(to, forward->number), 1);
 			aead_prefetch(to->tx);
+			last = to;
 		}
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_message *message = &forward->messages[i];
 
-		if (wire_id_equal(destination(message), &forward->relay))
+		// no route leads to the relay itself
+		if (!message->to && wire_id_equal(destination(message), &forward->relay))
 			consume(forward, message, now_ms);
 		else
 			deliver(forward, message, now_ms);
