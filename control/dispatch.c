@@ -45,9 +45,7 @@ void dispatch_send(void *arg, const struct forward_command *command)
 	// in order
 	if (!dispatch->waiting_count && !dataplane_send(dispatch->dataplane, command))
 		return;
-	waiting = dispatch->waiting_count < WAITING_MAX
-			  ? malloc(offsetof(struct waiting, command) + sizeof(*command))
-			  : NULL;
+	waiting = dispatch->waiting_count < WAITING_MAX ? malloc(sizeof(*waiting)) : NULL;
 	if (!waiting) {
 		log_debug("message dropped", "index=%u reason=%s", command->index,
 			  "the workers are too far behind");
