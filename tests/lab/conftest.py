@@ -125,11 +125,12 @@ def relay(request, house, driver, polling):
         relay.check()
         relay.ledger()
     except BaseException:
-        house.kill()
+        request.node.failed = True
         raise
-    if getattr(request.node, "failed", False):
-        print(relay.log())
-        house.kill()
+    finally:
+        if getattr(request.node, "failed", False):
+            print(relay.log())
+            house.kill()
 
 
 clusters = itertools.count(1)
