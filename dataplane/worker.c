@@ -17,7 +17,6 @@
 enum {
 	SPIN_US = 50,    // without work before a worker goes to sleep; waking costs about as much
 	SLEEP_MS = 1000, // at most, in one piece
-	PREFETCH_AHEAD = 4,
 };
 
 _Static_assert(sizeof(struct forward_input) <= RTE_PKTMBUF_HEADROOM / 2,
@@ -124,15 +123,18 @@ static unsigned int classify(struct worker *worker, struct rte_mbuf **buffers, u
 {
 	unsigned int kept = 0;
 
-	for (unsigned int i = 0; i < n && i < PREFETCH_AHEAD; i++)
+	// another core or a device has written all of this
+	for (unsigned int i = 0; i < n; i++)
+		rte_prefetch0(buffers[i]);
+	for (unsigned int i = 0; i < n; i++) {
 		rte_prefetch0(rte_pktmbuf_mtod(buffers[i], void *));
+		rte_prefetch0(rte_pktmbuf_mtod_offset(buffers[i], void *, RTE_CACHE_LINE_SIZE));
+	}
 	for (unsigned int i = 0; i < n; i++) {
 		uint8_t *data = rte_pktmbuf_mtod(buffers[i], uint8_t *);
 		struct forward_input *input = &inputs[kept];
 		struct frame frame;
 
-		if (i + PREFETCH_AHEAD < n)
-			rte_prefetch0(rte_pktmbuf_mtod(buffers[i + PREFETCH_AHEAD], void *));
 		if (!frame_parse(&frame, data, rte_pktmbuf_data_len(buffers[i])) ||
 		    frame_port(&frame, data) != worker->port ||
 		    memcmp(frame.source.mac, worker->mac, FRAME_MAC_SIZE) == 0) {

@@ -505,6 +505,8 @@ static int bare_run(void *arg)
 		if (!n)
 			continue;
 		if (bare->crypto) {
+			for (unsigned int i = 0; i < n; i++)
+				rte_prefetch0(buffers[i]);
 			for (unsigned int i = 0; i < n; i++) {
 				jobs[i].key = hot_key;
 				jobs[i].record =
