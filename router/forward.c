@@ -212,7 +212,7 @@ static void make(struct forward *forward, const struct session *to, uint8_t clas
 		 uint32_t tag, uint64_t now_ms)
 {
 	uint8_t message[WIRE_MESSAGE_HEADER];
-	enum drop_message reason;
+	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 
 	wire_message_put(message, 0, kind, WIRE_HOP_LIMIT, 0, tag, &forward->relay);
 	forward->counters.messages_made++;
@@ -302,7 +302,7 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 	struct forward_event *event = &forward->event;
 	const uint8_t *payload = message->data + WIRE_MESSAGE_HEADER;
 	uint16_t length = message->size - WIRE_MESSAGE_HEADER;
-	enum drop_message reason;
+	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 
 	switch (message->kind) {
 	case WIRE_PING:
@@ -345,7 +345,7 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 static void deliver(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	const struct session *to = message->to;
-	enum drop_message reason;
+	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 	uint8_t hop_limit = message->data[3] >> WIRE_HOP_SHIFT;
 
 	if (message->kind > WIRE_PONG || !(FORWARDED >> message->kind & 1) ||

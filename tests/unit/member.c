@@ -242,7 +242,7 @@ static void test_return(void **state)
 	uint32_t old = society_settle(society, 1)->index;
 	struct forward_event event;
 	struct member_grant grant;
-	bool stale;
+	bool stale = false;
 
 	assert_int_equal(society_join(society, 1, &grant), 0);
 	assert_int_equal(wire_slot(grant.index), wire_slot(old));

@@ -18,7 +18,7 @@ static uint32_t index_of(uint32_t slot, uint32_t generation)
 static void expect(const struct session_table *table, uint32_t index, const struct session *found,
 		   bool stale)
 {
-	bool is_stale;
+	bool is_stale = false;
 
 	assert_ptr_equal(session_find(table, index, &is_stale), found);
 	if (!found)
