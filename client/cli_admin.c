@@ -198,7 +198,8 @@ static void status_print(json_t *status)
 	printf("routes       %" JSON_INTEGER_FORMAT "\n", number(status, "routes"));
 	printf("handshakes   ");
 	json_object_foreach (handshakes, key, count)
-		printf("%" JSON_INTEGER_FORMAT " %s  ", json_integer_value(count), key);
+		if (json_integer_value(count))
+			printf("%" JSON_INTEGER_FORMAT " %s  ", json_integer_value(count), key);
 	printf("\n\n");
 	table_add_text(&table, "CORE");
 	table_add_text(&table, "QUEUE");

@@ -76,16 +76,36 @@ static json_t *status_workers(const struct admin_subject *subject)
 	return workers;
 }
 
+static json_t *status_handshakes(const struct admin_subject *subject)
+{
+	const struct listener_counters *counters = listener_counters(subject->listener);
+	json_t *handshakes = json_pack(
+		"{sI sI sI sI sI sI sI sI sI sI sI si si}", //
+		"ok", (json_int_t)counters->welcomed, "failed", (json_int_t)counters->failed,
+		"refused", (json_int_t)counters->refused, "timed_out",
+		(json_int_t)counters->timed_out, "resumed", (json_int_t)counters->resumed,
+		"rekeyed", (json_int_t)subject->members->rekeyed, "of_members",
+		(json_int_t)counters->of_members, "busy", (json_int_t)counters->busy, "closed",
+		(json_int_t)counters->closed, "evicted", (json_int_t)counters->evicted,
+		"no_descriptors", (json_int_t)counters->no_descriptors, "open",
+		(int)counters->open, "waiting", (int)counters->waiting);
+
+	for (int limit = ADMISSION_FREE + 1; limit < ADMISSION_LIMIT_COUNT; limit++)
+		json_object_set_new(handshakes,
+				    admission_limit_name((enum admission_limit)limit),
+				    json_integer((json_int_t)counters->over[limit]));
+	return handshakes;
+}
+
 static json_t *status(const struct admin_subject *subject, uint64_t uptime_ms)
 {
-	const struct listener_counters *handshakes = listener_counters(subject->listener);
 	const struct members *members = subject->members;
 	const struct identity *relay = &subject->tls->relay;
 	char id[WIRE_ID_TEXT + 1];
 
 	wire_id_format(id, &relay->id);
 	return json_pack(
-		"{sb ss ss ss ss si sI ss ss si sb sI so s{sI sI si} sI s{sI sI sI sI sI sI}}", //
+		"{sb ss ss ss ss si sI ss ss si sb sI so s{sI sI si} sI so}", //
 		"ok", 1, "name", relay->name, "id", id, "federation", relay->federation,        //
 		"version", VIADUCT_VERSION, "pid", (int)getpid(),                               //
 		"uptime_s", (json_int_t)(uptime_ms / 1000),                                     //
@@ -97,10 +117,7 @@ static json_t *status(const struct admin_subject *subject, uint64_t uptime_ms)
 		"sessions", "joined", (json_int_t)members->joined, "joining",
 		(json_int_t)members->joining, "max", subject->config->session.max, //
 		"routes", (json_int_t)route_count(&members->routes),               //
-		"handshakes", "ok", (json_int_t)handshakes->welcomed, "failed",
-		(json_int_t)handshakes->failed, "refused", (json_int_t)handshakes->refused,
-		"timed_out", (json_int_t)handshakes->timed_out, "resumed",
-		(json_int_t)handshakes->resumed, "rekeyed", (json_int_t)members->rekeyed);
+		"handshakes", status_handshakes(subject));
 }
 
 static json_t *peer(const struct member_session *session, const char *state, uint64_t now_ms)

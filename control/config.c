@@ -93,8 +93,19 @@ static const cyaml_schema_field_t session_fields[] = {
 };
 
 static const cyaml_schema_field_t limits_fields[] = {
+	NUMBER(limits, tls_timeout),
 	NUMBER(limits, hello_timeout),
+	NUMBER(limits, close_timeout),
+	NUMBER(limits, hello_size),
 	NUMBER(limits, handshakes),
+	NUMBER(limits, handshakes_per_second),
+	NUMBER(limits, source_handshakes),
+	NUMBER(limits, source_handshakes_per_second),
+	NUMBER(limits, member_handshakes),
+	NUMBER(limits, member_handshakes_per_second),
+	NUMBER(limits, busy_per_second),
+	NUMBER(limits, waiting),
+	NUMBER(limits, waiting_timeout),
 	NUMBER(limits, takeovers_per_minute),
 	CYAML_FIELD_END,
 };
@@ -137,8 +148,19 @@ static const struct limit {
 	LIMIT(session, lanes_up, 1, WIRE_LANES_MAX, 4),
 	LIMIT(session, key_records, 64, WIRE_KEY_RECORDS, WIRE_KEY_RECORDS),
 	LIMIT(session, max, 1, WIRE_SLOTS / 2, 20000),
+	LIMIT(limits, tls_timeout, 1, 60, 5),
 	LIMIT(limits, hello_timeout, 1, 60, 5),
+	LIMIT(limits, close_timeout, 1, 60, 5),
+	LIMIT(limits, hello_size, 256, WIRE_LINE_MAX, WIRE_LINE_MAX),
 	LIMIT(limits, handshakes, 1, 10000, 256),
+	LIMIT(limits, handshakes_per_second, 1, 100000, 5000),
+	LIMIT(limits, source_handshakes, 1, 10000, 256),
+	LIMIT(limits, source_handshakes_per_second, 1, 100000, 500),
+	LIMIT(limits, member_handshakes, 1, 10000, 64),
+	LIMIT(limits, member_handshakes_per_second, 1, 100000, 500),
+	LIMIT(limits, busy_per_second, 1, 1000, 50),
+	LIMIT(limits, waiting, 0, 65536, 4096),
+	LIMIT(limits, waiting_timeout, 1, 60, 5),
 	LIMIT(limits, takeovers_per_minute, 1, 60000, 6),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };
@@ -160,7 +182,7 @@ static const struct form {
 	{"data.address", address_is_ip, "an IP address"},
 };
 
-enum { PATH_TEXT = 128 };
+enum { PATH_TEXT = 128, NAMES_TEXT = 512 };
 
 struct check {
 	yaml_document_t document;
@@ -251,18 +273,18 @@ static int check_text(struct check *check, const cyaml_schema_value_t *schema,
 	return 0;
 }
 
-/* Adds `name` to a list such as "a, b, c" in `text` of PATH_TEXT bytes. */
+/* Adds `name` to a list such as "a, b, c" in `text` of NAMES_TEXT bytes. */
 static void enumerate(char *text, const char *name)
 {
 	size_t length = strlen(text);
 
-	snprintf(text + length, PATH_TEXT - length, "%s%s", length ? ", " : "", name);
+	snprintf(text + length, NAMES_TEXT - length, "%s%s", length ? ", " : "", name);
 }
 
 static int check_choice(struct check *check, const cyaml_schema_value_t *schema,
 			const yaml_node_t *node, const char *path)
 {
-	char names[PATH_TEXT] = "";
+	char names[NAMES_TEXT] = "";
 
 	for (uint32_t i = 0; i < schema->enumeration.count; i++) {
 		const char *name = schema->enumeration.strings[i].str;
@@ -324,7 +346,7 @@ static const yaml_node_t *find(struct check *check, const yaml_node_t *mapping, 
 static int check_keys(struct check *check, const cyaml_schema_field_t *fields,
 		      const yaml_node_t *mapping, const char *path)
 {
-	char names[PATH_TEXT] = "";
+	char names[NAMES_TEXT] = "";
 
 	for (const cyaml_schema_field_t *field = fields; field->key; field++)
 		enumerate(names, field->key);

@@ -70,8 +70,19 @@ struct config {
 		uint32_t ciphers_count;
 	} session;
 	struct config_limits {
+		int tls_timeout;   // s
 		int hello_timeout; // s
+		int close_timeout; // s
+		int hello_size;    // bytes
 		int handshakes;
+		int handshakes_per_second;
+		int source_handshakes;
+		int source_handshakes_per_second;
+		int member_handshakes;
+		int member_handshakes_per_second;
+		int busy_per_second;
+		int waiting;
+		int waiting_timeout; // s
 		int takeovers_per_minute;
 	} limits;
 	struct config_log {

@@ -1,6 +1,7 @@
 #include "join.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "dataplane.h"
 #include "hello.h"
@@ -38,7 +39,7 @@ static void data_address(const struct config *config, const struct endpoint *loc
 		strcpy(text, data->address[chosen]);
 }
 
-static size_t refuse(const struct listener_hello *hello, const struct identity *peer,
+static size_t refuse(const struct handshake_hello *hello, const struct identity *peer,
 		     char answer[WIRE_LINE_MAX], enum hello_error error, const char *detail,
 		     unsigned int retry_s)
 {
@@ -52,7 +53,7 @@ static size_t refuse(const struct listener_hello *hello, const struct identity *
 }
 
 /* Joins or rekeys. Returns HELLO_OK, or why not. */
-static enum hello_error ask_member(struct join *join, const struct listener_hello *hello,
+static enum hello_error ask_member(struct join *join, const struct handshake_hello *hello,
 				   const struct hello *parsed, const struct identity *peer,
 				   struct member_grant *grant, const char **detail)
 {
@@ -103,7 +104,7 @@ static enum hello_error ask_member(struct join *join, const struct listener_hell
 	}
 }
 
-size_t join_answer(void *arg, const struct listener_hello *hello, char answer[WIRE_LINE_MAX],
+size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[WIRE_LINE_MAX],
 		   bool *welcome)
 {
 	struct join *join = arg;
@@ -111,16 +112,20 @@ size_t join_answer(void *arg, const struct listener_hello *hello, char answer[WI
 	struct identity peer;
 	struct hello parsed;
 	struct member_grant grant = {0};
-	char address[ADDRESS_TEXT];
+	char address[ADDRESS_TEXT], text[64];
 	const char *detail;
 	enum hello_error error;
 
 	if (tls_peer(join->tls, hello->ssl, &peer, &detail))
 		return refuse(hello, &peer, answer, HELLO_ROLE, detail, 0);
-	if (!hello->line)
-		return refuse(hello, &peer, answer, HELLO_TOO_LONG,
-			      "hello must be at most 4096 bytes", 0);
+	if (!hello->line) {
+		snprintf(text, sizeof(text), "hello must be at most %zu bytes", hello->length_max);
+		return refuse(hello, &peer, answer, HELLO_TOO_LONG, text, 0);
+	}
 	error = hello_parse(&parsed, hello->line, hello->length, &detail);
+	// a rekey costs nothing more now, and can wait less than others
+	if (error == HELLO_OK && hello->retry_s && !parsed.rekey)
+		return hello_refusal(answer, HELLO_BUSY, "the relay is overloaded", hello->retry_s);
 	if (error == HELLO_OK)
 		error = ask_member(join, hello, &parsed, &peer, &grant, &detail);
 	if (error != HELLO_OK)

@@ -4,7 +4,7 @@
 #ifndef VIADUCT_JOIN_H
 #define VIADUCT_JOIN_H
 
-#include "listener.h"
+#include "handshake.h"
 #include "member.h"
 
 struct join {
@@ -13,8 +13,8 @@ struct join {
 	struct members *members;
 };
 
-/* listener_config's `answer`; `arg` is the struct join. */
-size_t join_answer(void *arg, const struct listener_hello *hello, char answer[WIRE_LINE_MAX],
+/* handshake_config's `answer`; `arg` is the struct join. */
+size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[WIRE_LINE_MAX],
 		   bool *welcome);
 
 #endif

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -11,32 +10,31 @@
 #include "log.h"
 
 enum {
-	BACKLOG = 16384,        // the kernel cuts it to net.core.somaxconn
-	LINGER = 16,            // closing connections for each handshake that is allowed
-	DRAIN_MAX = 256 * 1024, // bytes that a peer may send after its answer
-};
-
-enum stage {
-	STAGE_HANDSHAKE,
-	STAGE_HELLO,
-	STAGE_ANSWER,
-	STAGE_SHUTDOWN, // close_notify
-	STAGE_DRAIN,    // until the peer closes, so that no reset eats what it has yet to read
+	BACKLOG = 16384,    // the kernel cuts it to net.core.somaxconn
+	ACCEPTS = 64,       // a turn of the loop
+	TURN_US = 2000,     // for handshakes in a turn of the loop; members' messages wait meanwhile
+	WATCH_MS = 50,      // between looks at what is due
+	SILENT_MS = 100,    // a ClientHello follows TCP's own handshake at once
+	CLOSING = 4,        // closing connections for each handshake that is allowed
+	LINES_A_SECOND = 20, // of log
+	RETRY_S = 2,        // with busy: so long at least
+	RETRY_SPREAD_S = 9,
 };
 
 struct connection {
-	struct cds_list_head node;
+	struct cds_list_head node;  // one of the listener's lists, by what it waits for
+	struct cds_list_head ready; // empty unless there is something to do for it
 	struct listener *listener;
-	enum stage stage;
+	uint64_t since_ms;
+	uint64_t due_ms;
 	int fd;
-	int handles; // of libuv, not yet closed
+	bool entered; // counted for its source
+	bool begun;   // counted for `budget`
+	bool polled;  // has a handle
+	bool closed;
+	enum admission_budget budget;
 	uv_poll_t poll;
-	uv_timer_t timer;
-	SSL *ssl;
-	struct endpoint remote;
-	char *line; // hello, then the answer
-	size_t length;
-	size_t drained;
+	struct handshake handshake;
 };
 
 struct listening {
@@ -48,23 +46,371 @@ struct listening {
 struct listener {
 	struct listener_config config;
 	struct listener_counters counters;
+	struct admission *admission;
 	uv_loop_t *loop;
-	struct cds_list_head connections;
-	unsigned int connection_count;
-	unsigned int handshake_count; // those before STAGE_SHUTDOWN
+	uv_idle_t work;
+	uv_timer_t watch;
+	struct cds_list_head waiting; // to begin, oldest first
+	struct cds_list_head silent;  // no ClientHello yet, oldest first
+	struct cds_list_head active;
+	struct cds_list_head closing; // oldest first
+	struct cds_list_head ready;
+	unsigned int closing_count;
+	enum admission_limit blocked; // why those who wait do
 	bool paused;
 	bool stopped;
-	unsigned int socket_count; // not yet closed
+	unsigned int handles; // not yet closed, and connections
+	unsigned int socket_count;
 	struct listening sockets[CONFIG_LISTEN_MAX];
+	uint64_t log_second;
+	unsigned int log_lines; // of that second
+	unsigned int log_left;  // lines left out
 };
 
 static void on_accept(uv_poll_t *poll, int status, int events);
+static void on_work(uv_idle_t *idle);
 
-static bool is_full(const struct listener *listener)
+static uint64_t now_ms(const struct listener *listener)
 {
-	return listener->handshake_count >= listener->config.handshakes ||
-	       listener->connection_count >= LINGER * listener->config.handshakes;
+	return uv_now(listener->loop);
 }
+
+/* Whether there may be a line in the log: a flood must not become one of those. */
+static bool may_log(struct listener *listener)
+{
+	uint64_t second = now_ms(listener) / 1000;
+
+	if (second != listener->log_second) {
+		if (listener->log_left)
+			log_warning("handshakes refused", "not_logged=%u", listener->log_left);
+		listener->log_second = second;
+		listener->log_lines = 0;
+		listener->log_left = 0;
+	}
+	if (listener->log_lines < LINES_A_SECOND) {
+		listener->log_lines++;
+		return true;
+	}
+	listener->log_left++;
+	return false;
+}
+
+static void log_refused(struct connection *connection, const char *message, const char *reason)
+{
+	char remote[ADDRESS_TEXT];
+
+	if (!may_log(connection->listener))
+		return;
+	address_format(remote, &connection->handshake.remote);
+	log_warning(message, "address=%s reason=%s", remote, reason);
+}
+
+/* Connections */
+
+static void release(struct listener *listener)
+{
+	if (--listener->handles)
+		return;
+	admission_free(listener->admission);
+	free(listener);
+}
+
+static void on_connection_closed(uv_handle_t *handle)
+{
+	struct connection *connection = handle->data;
+	struct listener *listener = connection->listener;
+
+	close(connection->fd);
+	free(connection);
+	release(listener);
+}
+
+static void move(struct connection *connection, struct cds_list_head *list, unsigned int timeout_ms)
+{
+	cds_list_del(&connection->node);
+	cds_list_add_tail(&connection->node, list);
+	connection->due_ms = now_ms(connection->listener) + timeout_ms;
+}
+
+/* Gives others its place. */
+static void leave_place(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+
+	if (connection->begun) {
+		admission_end(listener->admission, connection->budget);
+		listener->counters.open--;
+		if (!listener->stopped && !cds_list_empty(&listener->waiting))
+			uv_idle_start(&listener->work, on_work);
+	}
+	if (connection->entered)
+		admission_leave(listener->admission, &connection->handshake.remote);
+	connection->begun = false;
+	connection->entered = false;
+}
+
+static void close_connection(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+
+	if (connection->closed)
+		return;
+	connection->closed = true;
+	leave_place(connection);
+	if (!connection->polled)
+		listener->counters.waiting--;
+	else if (connection->handshake.stage >= HANDSHAKE_SHUTDOWN)
+		listener->closing_count--;
+	cds_list_del(&connection->node);
+	cds_list_del(&connection->ready);
+	handshake_end(&connection->handshake);
+	if (connection->polled)
+		uv_close((uv_handle_t *)&connection->poll, on_connection_closed);
+	else
+		on_connection_closed((uv_handle_t *)&connection->poll);
+}
+
+static struct connection *oldest(struct cds_list_head *list)
+{
+	return cds_list_empty(list) ? NULL
+				    : cds_list_first_entry(list, struct connection, node);
+}
+
+/* Closes one that has had the time for its ClientHello. Returns whether there was one. */
+static bool evict_silent(struct listener *listener)
+{
+	struct connection *connection = oldest(&listener->silent);
+
+	if (!connection || now_ms(listener) - connection->since_ms < SILENT_MS)
+		return false;
+	listener->counters.evicted++;
+	close_connection(connection);
+	return true;
+}
+
+/* The handshake is over, one way or another; what is left is to be polite. */
+static void begin_closing(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+
+	leave_place(connection);
+	move(connection, &listener->closing, listener->config.close_timeout_ms);
+	listener->closing_count++;
+	if (listener->closing_count > CLOSING * listener->config.admission.budgets->at_once)
+		close_connection(oldest(&listener->closing));
+}
+
+/* Keeps the books when a connection may have come into another stage. */
+static void note(struct connection *connection, enum handshake_stage before,
+		 enum handshake_result result)
+{
+	const struct handshake *handshake = &connection->handshake;
+	struct listener *listener = connection->listener;
+	struct listener_counters *counters = &listener->counters;
+
+	if (handshake->result != result) {
+		counters->welcomed += handshake->result == HANDSHAKE_WELCOMED;
+		counters->refused += handshake->result == HANDSHAKE_REFUSED;
+		if (handshake->result == HANDSHAKE_FAILED) {
+			counters->failed++;
+			log_refused(connection, "handshake refused", handshake->reason);
+		}
+	}
+	if (before == HANDSHAKE_TLS && handshake->stage == HANDSHAKE_HELLO) {
+		counters->resumed += handshake->resumed;
+		move(connection, &listener->active, listener->config.hello_timeout_ms);
+	} else if (before == HANDSHAKE_TLS && !handshake_silent(handshake)) {
+		cds_list_move(&connection->node, &listener->active);
+	}
+	if (before < HANDSHAKE_SHUTDOWN && handshake->stage >= HANDSHAKE_SHUTDOWN)
+		begin_closing(connection);
+}
+
+static void make_ready(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+
+	// members first
+	if (connection->budget == ADMISSION_MEMBER)
+		cds_list_add(&connection->ready, &listener->ready);
+	else
+		cds_list_add_tail(&connection->ready, &listener->ready);
+	uv_idle_start(&listener->work, on_work);
+}
+
+static void on_event(uv_poll_t *poll, int status, int events)
+{
+	uv_poll_stop(poll);
+	make_ready(poll->data);
+}
+
+/* Does all that can be done for it now. */
+static void serve(struct connection *connection)
+{
+	int events;
+
+	cds_list_del_init(&connection->ready);
+	do {
+		enum handshake_stage stage = connection->handshake.stage;
+		enum handshake_result result = connection->handshake.result;
+
+		events = handshake_step(&connection->handshake);
+		note(connection, stage, result);
+		if (connection->closed)
+			return;
+		if (connection->handshake.stage == HANDSHAKE_OVER) {
+			close_connection(connection);
+			return;
+		}
+	} while (!events);
+	uv_poll_start(&connection->poll,
+		      (events & HANDSHAKE_READABLE ? UV_READABLE : 0) |
+			      (events & HANDSHAKE_WRITABLE ? UV_WRITABLE : 0),
+		      on_event);
+}
+
+/* Begins the handshake, out of a budget that has been asked. */
+static void begin(struct connection *connection, enum admission_budget budget)
+{
+	struct listener *listener = connection->listener;
+	const int yes = 1;
+
+	connection->budget = budget;
+	connection->begun = true;
+	listener->counters.open++;
+	listener->counters.of_members += budget == ADMISSION_MEMBER;
+	if (handshake_begin(&connection->handshake, &listener->config.handshake, connection->fd) ||
+	    uv_poll_init(listener->loop, &connection->poll, connection->fd)) {
+		log_refused(connection, "connection refused", "out of memory");
+		close_connection(connection);
+		return;
+	}
+	setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	connection->polled = true;
+	connection->poll.data = connection;
+	listener->counters.waiting--;
+	move(connection, &listener->silent, listener->config.tls_timeout_ms);
+	make_ready(connection);
+}
+
+/* Without a word, and without leaving a TIME_WAIT. */
+static void close_at_once(struct connection *connection)
+{
+	const struct linger now = {.l_onoff = 1};
+
+	connection->listener->counters.closed++;
+	setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	close_connection(connection);
+}
+
+/* Whether it is a member's address, and the budget of those allows it. */
+static bool begin_as_member(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+	enum admission_limit limit;
+
+	if (!listener->config.known(listener->config.arg, &connection->handshake.remote))
+		return false;
+	limit = admission_begin(listener->admission, ADMISSION_MEMBER, now_ms(listener));
+	listener->counters.over[limit]++;
+	if (limit == ADMISSION_FREE)
+		begin(connection, ADMISSION_MEMBER);
+	return limit == ADMISSION_FREE;
+}
+
+/* A newcomer over this limit: a few are told so, the others are closed. */
+static void turn_away(struct connection *connection, enum admission_limit limit)
+{
+	struct listener *listener = connection->listener;
+	struct listener_counters *counters = &listener->counters;
+
+	counters->over[limit]++;
+	limit = admission_begin(listener->admission, ADMISSION_BUSY, now_ms(listener));
+	counters->over[limit]++;
+	if (limit == ADMISSION_FREE) {
+		connection->handshake.retry_s =
+			RETRY_S + (unsigned int)(counters->busy++ % RETRY_SPREAD_S);
+		begin(connection, ADMISSION_BUSY);
+	} else {
+		close_at_once(connection);
+	}
+}
+
+/* Lets the one who has waited for longest begin. Returns whether one has. */
+static bool begin_next(struct listener *listener)
+{
+	struct connection *connection = oldest(&listener->waiting);
+
+	if (!connection)
+		return false;
+	listener->blocked = admission_begin(listener->admission, ADMISSION_ALL, now_ms(listener));
+	if (listener->blocked == ADMISSION_HANDSHAKES && evict_silent(listener))
+		listener->blocked =
+			admission_begin(listener->admission, ADMISSION_ALL, now_ms(listener));
+	if (listener->blocked != ADMISSION_FREE)
+		return false;
+	begin(connection, ADMISSION_ALL);
+	return true;
+}
+
+static void on_work(uv_idle_t *idle)
+{
+	struct listener *listener = idle->data;
+	uint64_t end = uv_hrtime() + TURN_US * UINT64_C(1000);
+
+	do {
+		if (!cds_list_empty(&listener->ready)) {
+			serve(cds_list_first_entry(&listener->ready, struct connection, ready));
+		} else if (!begin_next(listener)) {
+			uv_idle_stop(idle);
+			return;
+		}
+	} while (uv_hrtime() < end);
+}
+
+static void admit(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+	enum admission_limit limit = admission_enter(
+		listener->admission, &connection->handshake.remote, now_ms(listener));
+
+	connection->entered = limit == ADMISSION_FREE;
+	if (limit != ADMISSION_FREE) {
+		if (!begin_as_member(connection))
+			turn_away(connection, limit);
+		return;
+	}
+	// in the order of arrival, with nobody before this one
+	if (listener->counters.waiting == 1 && begin_next(listener))
+		return;
+	if (!begin_as_member(connection) &&
+	    listener->counters.waiting > listener->config.waiting_max)
+		turn_away(connection, listener->blocked);
+}
+
+static void open_connection(struct listener *listener, int fd,
+			    const struct sockaddr_storage *address)
+{
+	struct connection *connection = calloc(1, sizeof(*connection));
+
+	if (!connection) {
+		close(fd);
+		return;
+	}
+	connection->listener = listener;
+	connection->fd = fd;
+	connection->since_ms = now_ms(listener);
+	connection->poll.data = connection;
+	address_endpoint(&connection->handshake.remote, address);
+	CDS_INIT_LIST_HEAD(&connection->node);
+	CDS_INIT_LIST_HEAD(&connection->ready);
+	listener->handles++;
+	listener->counters.waiting++;
+	move(connection, &listener->waiting, listener->config.waiting_timeout_ms);
+	admit(connection);
+}
+
+/* Time */
 
 static void pause_accepting(struct listener *listener)
 {
@@ -75,304 +421,60 @@ static void pause_accepting(struct listener *listener)
 
 static void resume_accepting(struct listener *listener)
 {
-	if (!listener->paused || listener->stopped || is_full(listener))
-		return;
 	listener->paused = false;
 	for (unsigned int i = 0; i < listener->socket_count; i++)
 		uv_poll_start(&listener->sockets[i].poll, UV_READABLE, on_accept);
 }
 
-/* Connections */
-
-static void free_listener(struct listener *listener)
+static void time_out(struct connection *connection)
 {
-	if (listener->stopped && listener->connection_count == 0 && listener->socket_count == 0)
-		free(listener);
-}
-
-static void on_connection_closed(uv_handle_t *handle)
-{
-	struct connection *connection = handle->data;
 	struct listener *listener = connection->listener;
 
-	if (--connection->handles)
+	if (!connection->polled) {
+		turn_away(connection, listener->blocked);
 		return;
-	close(connection->fd);
-	free(connection);
-	listener->connection_count--;
-	resume_accepting(listener);
-	free_listener(listener);
-}
-
-static void forget_secrets(struct connection *connection)
-{
-	SSL_free(connection->ssl);
-	connection->ssl = NULL;
-	free(connection->line);
-	connection->line = NULL;
-}
-
-static void close_connection(struct connection *connection)
-{
-	if (uv_is_closing((uv_handle_t *)&connection->poll))
-		return;
-	if (connection->stage < STAGE_SHUTDOWN)
-		connection->listener->handshake_count--;
-	cds_list_del(&connection->node);
-	forget_secrets(connection);
-	uv_close((uv_handle_t *)&connection->poll, on_connection_closed);
-	uv_close((uv_handle_t *)&connection->timer, on_connection_closed);
-}
-
-static void on_timeout(uv_timer_t *timer)
-{
-	struct connection *connection = timer->data;
-	char remote[ADDRESS_TEXT];
-
-	if (connection->stage < STAGE_SHUTDOWN) {
-		connection->listener->counters.timed_out++;
-		address_format(remote, &connection->remote);
-		log_warning("handshake timed out", "address=%s waited_for=%s", remote,
-			    connection->stage == STAGE_HANDSHAKE ? "TLS" : "hello");
+	}
+	if (connection->handshake.stage < HANDSHAKE_SHUTDOWN) {
+		listener->counters.timed_out++;
+		log_refused(connection, "handshake timed out",
+			    connection->handshake.stage == HANDSHAKE_TLS ? "no end of TLS"
+									 : "no hello");
 	}
 	close_connection(connection);
 }
 
-/* The handshake is over, one way or another; what is left is to be polite. */
-static void begin_closing(struct connection *connection, enum stage stage)
+static void expire(struct listener *listener, struct cds_list_head *list)
 {
-	connection->listener->handshake_count--;
-	connection->stage = stage;
-	uv_timer_start(&connection->timer, on_timeout, connection->listener->config.timeout_ms, 0);
-	resume_accepting(connection->listener);
-}
+	struct connection *connection, *next;
 
-static void begin_draining(struct connection *connection)
-{
-	connection->stage = STAGE_DRAIN;
-	forget_secrets(connection);
-	shutdown(connection->fd, SHUT_WR);
-}
-
-static void fail(struct connection *connection, const char *reason)
-{
-	char remote[ADDRESS_TEXT];
-
-	connection->listener->counters.failed++;
-	address_format(remote, &connection->remote);
-	log_warning("handshake refused", "address=%s reason=%s", remote, reason);
-	begin_closing(connection, STAGE_DRAIN);
-	begin_draining(connection);
-}
-
-/* What to wait for after an SSL function returned `result`; 0: it has failed. */
-static int wanted_events(const struct connection *connection, int result)
-{
-	switch (SSL_get_error(connection->ssl, result)) {
-	case SSL_ERROR_WANT_READ:
-		return UV_READABLE;
-	case SSL_ERROR_WANT_WRITE:
-		return UV_WRITABLE;
-	default:
-		return 0;
+	cds_list_for_each_entry_safe (connection, next, list, node) {
+		if (connection->due_ms <= now_ms(listener))
+			time_out(connection);
 	}
 }
 
-static const char *failure(const struct connection *connection, int result)
+static void on_watch(uv_timer_t *timer)
 {
-	switch (SSL_get_error(connection->ssl, result)) {
-	case SSL_ERROR_SSL:
-		return tls_reason(connection->ssl);
-	case SSL_ERROR_SYSCALL:
-		return errno ? strerror(errno) : "closed by the peer";
-	default:
-		return "closed by the peer";
-	}
+	struct listener *listener = timer->data;
+
+	expire(listener, &listener->waiting);
+	expire(listener, &listener->silent);
+	expire(listener, &listener->active);
+	expire(listener, &listener->closing);
+	if (!cds_list_empty(&listener->waiting))
+		uv_idle_start(&listener->work, on_work);
+	if (listener->paused)
+		resume_accepting(listener);
 }
 
-/*
- * Each stage does what it can. It returns the events to wait for, or 0 when the connection is in
- * another stage now.
- */
-static int do_handshake(struct connection *connection)
-{
-	int result = SSL_do_handshake(connection->ssl);
-	int events;
-
-	if (result == 1) {
-		if (SSL_session_reused(connection->ssl))
-			connection->listener->counters.resumed++;
-		connection->stage = STAGE_HELLO;
-		return 0;
-	}
-	events = wanted_events(connection, result);
-	if (!events)
-		fail(connection, failure(connection, result));
-	return events;
-}
-
-/* Asks the owner for an answer to a complete line, or to one that is too long. */
-static void answer(struct connection *connection, const char *line, size_t length)
-{
-	struct listener *listener = connection->listener;
-	struct sockaddr_storage address;
-	socklen_t size = sizeof(address);
-	struct endpoint local = {0};
-	struct listener_hello hello = {
-		.ssl = connection->ssl,
-		.remote = &connection->remote,
-		.local = &local,
-		.line = line,
-		.length = length,
-	};
-	char text[WIRE_LINE_MAX];
-	bool welcome = false;
-
-	if (!getsockname(connection->fd, (struct sockaddr *)&address, &size))
-		address_endpoint(&local, &address);
-	length = listener->config.answer(listener->config.arg, &hello, text, &welcome);
-	if (!length) {
-		fail(connection, "out of memory");
-		return;
-	}
-	if (welcome)
-		listener->counters.welcomed++;
-	else
-		listener->counters.refused++;
-	memcpy(connection->line, text, length);
-	connection->length = length;
-	connection->stage = STAGE_ANSWER;
-}
-
-static int do_hello(struct connection *connection)
-{
-	int result, events;
-	char *end;
-
-	if (!connection->line)
-		connection->line = malloc(WIRE_LINE_MAX);
-	if (!connection->line) {
-		fail(connection, "out of memory");
-		return 0;
-	}
-	result = SSL_read(connection->ssl, connection->line + connection->length,
-			  (int)(WIRE_LINE_MAX - connection->length));
-	if (result <= 0) {
-		events = wanted_events(connection, result);
-		if (!events)
-			fail(connection, failure(connection, result));
-		return events;
-	}
-	end = memchr(connection->line + connection->length, '\n', (size_t)result);
-	connection->length += (size_t)result;
-	if (end)
-		answer(connection, connection->line, (size_t)(end - connection->line));
-	else if (connection->length == WIRE_LINE_MAX)
-		answer(connection, NULL, 0);
-	return 0;
-}
-
-static int do_answer(struct connection *connection)
-{
-	int result = SSL_write(connection->ssl, connection->line, (int)connection->length);
-	int events;
-
-	if (result > 0) {
-		begin_closing(connection, STAGE_SHUTDOWN);
-		return 0;
-	}
-	events = wanted_events(connection, result);
-	if (!events) {
-		begin_closing(connection, STAGE_DRAIN);
-		begin_draining(connection);
-	}
-	return events;
-}
-
-static int do_shutdown(struct connection *connection)
-{
-	int result = SSL_shutdown(connection->ssl);
-	int events = result < 0 ? wanted_events(connection, result) : 0;
-
-	if (!events)
-		begin_draining(connection);
-	return events;
-}
-
-static int do_drain(struct connection *connection)
-{
-	char bytes[4096];
-	ssize_t length = recv(connection->fd, bytes, sizeof(bytes), 0);
-
-	if (length > 0)
-		connection->drained += (size_t)length;
-	else if (length < 0 && (errno == EAGAIN || errno == EINTR))
-		return UV_READABLE;
-	else
-		close_connection(connection);
-	if (connection->drained > DRAIN_MAX)
-		close_connection(connection);
-	return 0;
-}
-
-static void on_event(uv_poll_t *poll, int status, int events)
-{
-	static int (*const stages[])(struct connection * connection) = {
-		[STAGE_HANDSHAKE] = do_handshake, [STAGE_HELLO] = do_hello,
-		[STAGE_ANSWER] = do_answer,       [STAGE_SHUTDOWN] = do_shutdown,
-		[STAGE_DRAIN] = do_drain,
-	};
-	struct connection *connection = poll->data;
-
-	do {
-		ERR_clear_error();
-		errno = 0;
-		events = stages[connection->stage](connection);
-		if (uv_is_closing((uv_handle_t *)poll))
-			return;
-	} while (!events);
-	uv_poll_start(poll, events, on_event);
-}
-
-static void open_connection(struct listener *listener, int fd,
-			    const struct sockaddr_storage *address)
-{
-	struct connection *connection = calloc(1, sizeof(*connection));
-	const int yes = 1;
-
-	if (!connection)
-		goto close;
-	connection->ssl = tls_accept(listener->config.tls, fd);
-	if (!connection->ssl || uv_poll_init(listener->loop, &connection->poll, fd))
-		goto free;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
-	uv_timer_init(listener->loop, &connection->timer);
-	connection->listener = listener;
-	connection->fd = fd;
-	connection->handles = 2;
-	connection->poll.data = connection;
-	connection->timer.data = connection;
-	address_endpoint(&connection->remote, address);
-	cds_list_add_tail(&connection->node, &listener->connections);
-	listener->connection_count++;
-	listener->handshake_count++;
-	uv_timer_start(&connection->timer, on_timeout, listener->config.timeout_ms, 0);
-	uv_poll_start(&connection->poll, UV_READABLE, on_event);
-	return;
-free:
-	SSL_free(connection->ssl);
-	free(connection);
-close:
-	log_error("connection refused", "reason=%s", "out of memory");
-	close(fd);
-}
+/* Accepting */
 
 static void on_accept(uv_poll_t *poll, int status, int events)
 {
 	struct listening *socket = poll->data;
 	struct listener *listener = socket->listener;
 
-	while (!is_full(listener)) {
+	for (int i = 0; i < ACCEPTS; i++) {
 		struct sockaddr_storage address;
 		socklen_t size = sizeof(address);
 		int fd = accept4(socket->fd, (struct sockaddr *)&address, &size,
@@ -386,13 +488,17 @@ static void on_accept(uv_poll_t *poll, int status, int events)
 			return;
 		if (errno == EINTR || errno == ECONNABORTED)
 			continue;
-		// out of descriptors or memory: go on when a connection has closed
-		log_error("connection refused", "reason=%s", strerror(errno));
-		if (listener->connection_count)
-			break;
+		// out of descriptors or memory: make room, and try again a little later
+		listener->counters.no_descriptors++;
+		if (may_log(listener))
+			log_error("connection refused", "reason=%s", strerror(errno));
+		if (listener->closing_count)
+			close_connection(oldest(&listener->closing));
+		else
+			evict_silent(listener);
+		pause_accepting(listener);
 		return;
 	}
-	pause_accepting(listener);
 }
 
 /* Sockets */
@@ -424,29 +530,44 @@ failed:
 	return result;
 }
 
+static void on_closed(uv_handle_t *handle)
+{
+	release(handle->data);
+}
+
 static void on_socket_closed(uv_handle_t *handle)
 {
 	struct listening *socket = handle->data;
-	struct listener *listener = socket->listener;
 
 	close(socket->fd);
-	listener->socket_count--;
-	free_listener(listener);
+	release(socket->listener);
 }
 
 int listener_start(struct listener **out, uv_loop_t *loop, const struct listener_config *config,
 		   char *error)
 {
 	struct listener *listener = calloc(1, sizeof(*listener));
-	int result = -ENOMEM;
+	int result;
 
-	if (!listener) {
+	if (listener)
+		listener->admission = admission_new(&config->admission, uv_now(loop));
+	if (!listener || !listener->admission) {
+		free(listener);
 		snprintf(error, CONFIG_ERROR_MAX, "out of memory");
-		return result;
+		return -ENOMEM;
 	}
 	listener->config = *config;
 	listener->loop = loop;
-	CDS_INIT_LIST_HEAD(&listener->connections);
+	CDS_INIT_LIST_HEAD(&listener->waiting);
+	CDS_INIT_LIST_HEAD(&listener->silent);
+	CDS_INIT_LIST_HEAD(&listener->active);
+	CDS_INIT_LIST_HEAD(&listener->closing);
+	CDS_INIT_LIST_HEAD(&listener->ready);
+	uv_idle_init(loop, &listener->work);
+	uv_timer_init(loop, &listener->watch);
+	listener->work.data = listener;
+	listener->watch.data = listener;
+	listener->handles = 2;
 	for (unsigned int i = 0; i < config->address_count; i++) {
 		struct listening *socket = &listener->sockets[i];
 
@@ -460,8 +581,9 @@ int listener_start(struct listener **out, uv_loop_t *loop, const struct listener
 		uv_poll_init(loop, &socket->poll, socket->fd);
 		socket->poll.data = socket;
 		listener->socket_count++;
+		listener->handles++;
 	}
-	listener->paused = true;
+	uv_timer_start(&listener->watch, on_watch, WATCH_MS, WATCH_MS);
 	resume_accepting(listener);
 	*out = listener;
 	return 0;
@@ -469,15 +591,20 @@ int listener_start(struct listener **out, uv_loop_t *loop, const struct listener
 
 void listener_stop(struct listener *listener)
 {
+	struct cds_list_head *const lists[] = {&listener->waiting, &listener->silent,
+					       &listener->active, &listener->closing};
 	struct connection *connection, *next;
 
 	listener->stopped = true;
-	cds_list_for_each_entry_safe (connection, next, &listener->connections, node) {
-		close_connection(connection);
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		cds_list_for_each_entry_safe (connection, next, lists[i], node) {
+			close_connection(connection);
+		}
 	}
+	uv_close((uv_handle_t *)&listener->work, on_closed);
+	uv_close((uv_handle_t *)&listener->watch, on_closed);
 	for (unsigned int i = 0; i < listener->socket_count; i++)
 		uv_close((uv_handle_t *)&listener->sockets[i].poll, on_socket_closed);
-	free_listener(listener);
 }
 
 const struct listener_counters *listener_counters(const struct listener *listener)

@@ -1,38 +1,30 @@
 /*
- * The TLS listener: accepts connections and takes each through handshake, hello, answer and an
- * orderly close, within limits. Never blocks. What a hello means is its owner's business. For the
- * control thread.
+ * The TLS listener: accepts connections, decides who may begin a handshake and who waits, is told
+ * to come back, or is closed, and gives each its turns, so that nothing else on the control thread
+ * waits for long. For the control thread.
  */
 #ifndef VIADUCT_LISTENER_H
 #define VIADUCT_LISTENER_H
 
 #include <uv.h>
 
-#include "address.h"
-#include "tls.h"
-
-/* A hello, and who it is from. */
-struct listener_hello {
-	SSL *ssl;
-	const struct endpoint *remote;
-	const struct endpoint *local; // where the connection came to
-	const char *line;             // without its LF; NULL: longer than WIRE_LINE_MAX
-	size_t length;
-};
+#include "admission.h"
+#include "config.h"
+#include "handshake.h"
 
 struct listener_config {
-	struct tls *tls;
+	struct handshake_config handshake;
+	struct admission_config admission;
 	const char (*addresses)[ADDRESS_TEXT];
 	unsigned int address_count;
-	unsigned int timeout_ms; // from accept to the end of hello; as much again for closing
-	unsigned int handshakes; // at once; more wait in the kernel's backlog
+	unsigned int waiting_max;        // newcomers that wait for their handshake to begin
+	unsigned int waiting_timeout_ms; // from accept to its begin
+	unsigned int tls_timeout_ms;     // from there to the end of TLS
+	unsigned int hello_timeout_ms;   // from there to the end of hello
+	unsigned int close_timeout_ms;   // from there to the peer's close
 
-	/*
-	 * Answers a hello whose sender TLS has authenticated: writes a line to `answer` and returns
-	 * its length, or 0 if there is no memory for one. `welcome`: whether it is a welcome.
-	 */
-	size_t (*answer)(void *arg, const struct listener_hello *hello, char answer[WIRE_LINE_MAX],
-			 bool *welcome);
+	/* Whether a member's session is at this address. */
+	bool (*known)(void *arg, const struct endpoint *remote);
 	void *arg;
 };
 
@@ -42,7 +34,15 @@ struct listener_counters {
 	uint64_t failed;  // in TLS, or closed before hello
 	uint64_t refused; // by an error line
 	uint64_t timed_out;
-	uint64_t resumed; // handshakes, whatever hello they brought
+	uint64_t resumed;        // handshakes, whatever hello they brought
+	uint64_t of_members;     // handshakes that began out of the members' budget
+	uint64_t busy;           // handshakes begun only to say that the relay is busy
+	uint64_t closed;         // at once, over a limit
+	uint64_t evicted;        // silent, when others needed the place
+	uint64_t no_descriptors; // the process or the machine had none
+	uint64_t over[ADMISSION_LIMIT_COUNT];
+	unsigned int open;    // now: handshakes, up to their answer
+	unsigned int waiting; // now
 };
 
 struct listener;

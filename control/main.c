@@ -17,6 +17,7 @@
 #include "dataplane.h"
 #include "dispatch.h"
 #include "join.h"
+#include "known.h"
 #include "listener.h"
 #include "log.h"
 #include "member.h"
@@ -43,6 +44,7 @@ static struct viaductd {
 	struct members members;
 	struct dataplane *dataplane;
 	struct dispatch *dispatch;
+	struct known known;
 	struct join join;
 	struct listener *listener;
 	struct admin *admin;
@@ -185,18 +187,49 @@ static void members_stop(struct viaductd *v)
 	members_fini(&v->members);
 }
 
+static bool is_known(void *arg, const struct endpoint *remote)
+{
+	return known_has(arg, remote, dataplane_now_ms());
+}
+
+static void admission_limits(struct admission_config *admission, const struct config_limits *limits)
+{
+	admission->budgets[ADMISSION_ALL].at_once = (unsigned int)limits->handshakes;
+	admission->budgets[ADMISSION_ALL].per_second = (unsigned int)limits->handshakes_per_second;
+	admission->budgets[ADMISSION_MEMBER].at_once = (unsigned int)limits->member_handshakes;
+	admission->budgets[ADMISSION_MEMBER].per_second =
+		(unsigned int)limits->member_handshakes_per_second;
+	admission->budgets[ADMISSION_BUSY].at_once = (unsigned int)limits->busy_per_second;
+	admission->budgets[ADMISSION_BUSY].per_second = (unsigned int)limits->busy_per_second;
+	admission->source.at_once = (unsigned int)limits->source_handshakes;
+	admission->source.per_second = (unsigned int)limits->source_handshakes_per_second;
+}
+
 static int listener_begin(struct viaductd *v)
 {
+	const struct config_limits *limits = &v->config.limits;
 	struct listener_config config = {
-		.tls = &v->tls,
+		.handshake.tls = &v->tls,
+		.handshake.hello_max = (size_t)limits->hello_size,
+		.handshake.answer = join_answer,
+		.handshake.arg = &v->join,
 		.addresses = v->config.control.listen,
 		.address_count = v->config.control.listen_count,
-		.timeout_ms = (unsigned int)v->config.limits.hello_timeout * 1000,
-		.handshakes = (unsigned int)v->config.limits.handshakes,
-		.answer = join_answer,
-		.arg = &v->join,
+		.waiting_max = (unsigned int)limits->waiting,
+		.waiting_timeout_ms = (unsigned int)limits->waiting_timeout * 1000,
+		.tls_timeout_ms = (unsigned int)limits->tls_timeout * 1000,
+		.hello_timeout_ms = (unsigned int)limits->hello_timeout * 1000,
+		.close_timeout_ms = (unsigned int)limits->close_timeout * 1000,
+		.known = is_known,
+		.arg = &v->known,
 	};
+	uint64_t key[2];
 
+	if (RAND_bytes((unsigned char *)key, sizeof(key)) != 1)
+		return -EIO;
+	admission_limits(&config.admission, limits);
+	memcpy(config.admission.key, key, sizeof(key));
+	known_init(&v->known, &v->members, key);
 	v->join.config = &v->config;
 	v->join.tls = &v->tls;
 	v->join.members = &v->members;
@@ -206,6 +239,7 @@ static int listener_begin(struct viaductd *v)
 static void listener_end(struct viaductd *v)
 {
 	listener_stop(v->listener);
+	known_fini(&v->known);
 }
 
 static void log_dataplane(int level, const char *text)

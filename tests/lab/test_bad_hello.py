@@ -127,7 +127,7 @@ def test_slow_hello(relay, connection, neighbours):
     assert relay.admin("status")["handshakes"]["timed_out"] == timed_out + 1
 
 
-@pytest.mark.relay(limits={"hello_timeout": 1})
+@pytest.mark.relay(limits={"tls_timeout": 1})
 def test_silent_tcp_connection(relay, neighbours):
     with socket.create_connection(CONTROL_V4, timeout=5) as sock:
         try:

@@ -163,7 +163,10 @@ static const struct {
 	{TLS "data: {interface: eth0}\nsession: {keepalive: 60}\n",
 	 "3:22: session.expiry: 30 s is not allowed; more than session.keepalive, 60 s"},
 	{TLS "data: {interface: eth0}\nlimits: {? [a] : b}\n",
-	 "3:12: limits.this: unknown; one of hello_timeout, handshakes, takeovers_per_minute"},
+	 "3:12: limits.this: unknown; one of tls_timeout, hello_timeout, close_timeout, hello_size, "
+	 "handshakes, handshakes_per_second, source_handshakes, source_handshakes_per_second, "
+	 "member_handshakes, member_handshakes_per_second, busy_per_second, waiting, "
+	 "waiting_timeout, takeovers_per_minute"},
 	{TLS "data: {interface: eth0}\n---\na: b\n", "4:1: a second document"},
 	{TLS "data: [\n", "3:1: this is not YAML: did not find expected node content"},
 	{TLS "data: {interface: *none}\n", "2:19: this is not YAML: found undefined alias"},
