@@ -28,6 +28,7 @@ static int parse_object(struct request *request, const json_t *root, const char 
 		[REQUEST_ECHO] = "echo",
 	};
 	const char *op = json_string_value(json_object_get(root, "op"));
+	char after[WIRE_ID_TEXT + 1];
 	size_t i = 0;
 
 	*detail = "op must be a string";
@@ -48,7 +49,8 @@ static int parse_object(struct request *request, const json_t *root, const char 
 	if (!get_text(root, "cluster", false, request->cluster, sizeof(request->cluster)))
 		return -EINVAL;
 	*detail = "after must be a peer's id";
-	if (!get_text(root, "after", false, request->after, sizeof(request->after)))
+	if (!get_text(root, "after", false, after, sizeof(after)) ||
+	    (*after && wire_id_parse(&request->after, after)))
 		return -EINVAL;
 	*detail = "token must be the challenge's";
 	if (!get_text(root, "token", request->op == REQUEST_ECHO, request->token,
@@ -110,7 +112,8 @@ static size_t list(char answer[ANSWER_SIZE], const struct roster_index *index, s
 		const struct member *member = index->members[at];
 		size_t comma = length > sizeof(begin) - 1, size;
 
-		if (!member->current || strcmp(member->text, request->after) <= 0)
+		if (!member->current ||
+		    memcmp(&member->id, &request->after, sizeof(member->id)) <= 0)
 			continue;
 		if (room < length + comma)
 			size = room + 1;
@@ -136,9 +139,9 @@ static size_t answer_peers(const struct roster *roster, const struct request *re
 			    has_name, request);
 	if (*request->cluster)
 		return list(answer, &roster->by_cluster,
-			    roster_seek_cluster(roster, request->cluster, request->after),
+			    roster_seek_cluster(roster, request->cluster, &request->after),
 			    has_cluster, request);
-	return list(answer, &roster->by_id, roster_seek_id(roster, request->after), has_cluster,
+	return list(answer, &roster->by_id, roster_seek_id(roster, &request->after), has_cluster,
 		    request);
 }
 

@@ -18,7 +18,7 @@ struct request {
 	enum request_op op;
 	char name[IDENTITY_NAME_MAX + 1];
 	char cluster[IDENTITY_NAME_MAX + 1]; // "" for all
-	char after[WIRE_ID_TEXT + 1];        // "" for from the first
+	struct wire_id after;                // zero for from the first
 	char token[MEMBER_TOKEN_TEXT + 1];
 };
 

@@ -5,7 +5,7 @@
 
 static int compare_ids(const struct member *a, const struct member *b)
 {
-	return strcmp(a->text, b->text);
+	return memcmp(&a->id, &b->id, sizeof(a->id));
 }
 
 static int compare_names(const struct member *a, const struct member *b)
@@ -97,11 +97,10 @@ void roster_fini(struct roster *roster)
 	free(roster->by_id.members); // and all other arrays
 }
 
-size_t roster_seek_id(const struct roster *roster, const char *id)
+size_t roster_seek_id(const struct roster *roster, const struct wire_id *id)
 {
-	struct member key = {0};
+	struct member key = {.id = *id};
 
-	memccpy(key.text, id, 0, sizeof(key.text) - 1);
 	return seek(&roster->by_id, &key);
 }
 
@@ -112,21 +111,18 @@ size_t roster_seek_name(const struct roster *roster, const char *name)
 	return seek(&roster->by_name, &key);
 }
 
-size_t roster_seek_cluster(const struct roster *roster, const char *cluster, const char *id)
+size_t roster_seek_cluster(const struct roster *roster, const char *cluster,
+			   const struct wire_id *id)
 {
-	struct member key = {.cluster = (char *)cluster};
+	struct member key = {.id = *id, .cluster = (char *)cluster};
 
-	memccpy(key.text, id, 0, sizeof(key.text) - 1);
 	return seek(&roster->by_cluster, &key);
 }
 
 struct member *roster_find(const struct roster *roster, const struct wire_id *id)
 {
-	char text[WIRE_ID_TEXT + 1];
-	size_t at;
+	size_t at = roster_seek_id(roster, id);
 
-	wire_id_format(text, id);
-	at = roster_seek_id(roster, text);
 	if (at == roster->by_id.count || !wire_id_equal(&roster->by_id.members[at]->id, id))
 		return NULL;
 	return roster->by_id.members[at];

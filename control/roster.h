@@ -41,7 +41,7 @@ struct roster_index {
 };
 
 struct roster {
-	struct roster_index by_id;      // all, in the order of the ids' texts
+	struct roster_index by_id;      // all, in the order of the ids' bytes
 	struct roster_index by_name;    // by name, then id
 	struct roster_index by_cluster; // by cluster, then id
 	uint32_t slots;
@@ -81,12 +81,13 @@ uint32_t roster_index(struct roster *roster, const struct member *member);
 
 /*
  * The position of the first member with this name in by_name, or of the first at or behind this id
- * (its text, "" comes first) in by_id, or in by_cluster within that cluster. May be the index's end
+ * in by_id, or in by_cluster within that cluster. May be the index's end
  * or somebody else's.
  */
 size_t roster_seek_name(const struct roster *roster, const char *name);
-size_t roster_seek_id(const struct roster *roster, const char *id);
-size_t roster_seek_cluster(const struct roster *roster, const char *cluster, const char *id);
+size_t roster_seek_id(const struct roster *roster, const struct wire_id *id);
+size_t roster_seek_cluster(const struct roster *roster, const char *cluster,
+			   const struct wire_id *id);
 
 /*
  * Whether this member may take over its own session once more, at most `per_minute` times a minute

@@ -23,13 +23,13 @@ static void test_parse(void **state)
 	assert_int_equal(parse("{\"op\":\"peers\"}", &request), 0);
 	assert_int_equal(request.op, REQUEST_PEERS);
 	assert_string_equal(request.cluster, "");
-	assert_string_equal(request.after, "");
+	assert_true(wire_id_equal(&request.after, &(struct wire_id){{0}}));
 	assert_int_equal(parse("{\"op\":\"peers\",\"cluster\":\"c\",\"after\":"
-			       "\"aaaaaaaaaaaaaaaaaaaaaaaaaa\",\"x\":[1]}",
+			       "\"b4aaaaaaaaaaaaaaaaaaaaaaaa\",\"x\":[1]}",
 			       &request),
 			 0);
 	assert_string_equal(request.cluster, "c");
-	assert_int_equal(strlen(request.after), WIRE_ID_TEXT);
+	assert_true(wire_id_equal(&request.after, &(struct wire_id){{0x0f}}));
 	assert_int_equal(parse(" {\"op\":\"leave\"} ", &request), 0);
 	assert_int_equal(request.op, REQUEST_LEAVE);
 	assert_int_equal(parse("{\"op\":\"relays\"}", &request), 0);
@@ -52,6 +52,7 @@ static void test_parse(void **state)
 		"{\"op\":\"resolve\",\"name\":null}",
 		"{\"op\":\"peers\",\"cluster\":1}",
 		"{\"op\":\"peers\",\"after\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
+		"{\"op\":\"peers\",\"after\":\"AAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
 		"{\"op\":\"echo\"}",
 		"{\"op\":\"echo\",\"token\":\"000000000000000000000000000000000\"}",
 		"\xff",
@@ -143,6 +144,7 @@ static void test_only_who_has_joined_is_listed(void **state)
 static size_t count(struct society *society, uint32_t index, const char *cluster, int *pages)
 {
 	char text[256], last[64] = "";
+	struct wire_id before = {{0}};
 	size_t total = 0;
 	bool more = true;
 
@@ -157,8 +159,11 @@ static size_t count(struct society *society, uint32_t index, const char *cluster
 		peers = json_object_get(answer, "peers");
 		json_array_foreach (peers, i, peer) {
 			const char *id = json_string_value(json_object_get(peer, "id"));
+			struct wire_id read;
 
-			assert_true(strcmp(id, last) > 0);
+			assert_int_equal(wire_id_parse(&read, id), 0);
+			assert_true(memcmp(&read, &before, sizeof(read)) > 0);
+			before = read;
 			strcpy(last, id);
 		}
 		total += json_array_size(peers);

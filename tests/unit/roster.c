@@ -128,28 +128,30 @@ static void test_generations(void **state)
 
 static void test_order(void **state)
 {
-	struct member *c = enter(200, "b"), *a = enter(3, "b"), *b = enter(100, "a");
+	struct member *c = enter(200, "b"), *b = enter(100, "a");
 	size_t at;
+	struct wire_id first = {{0}}, last;
 
-	// by the ids' texts, in which a digit comes before a letter
-	assert_true(strcmp(c->text, a->text) != 0);
+	memset(&last, 0xff, sizeof(last));
+	enter(3, "b");
+	// not by the ids' texts, in which a digit comes before a letter
 	assert_int_equal(roster.by_id.count, 3);
 	for (size_t i = 1; i < 3; i++)
-		assert_true(strcmp(roster.by_id.members[i - 1]->text,
-				   roster.by_id.members[i]->text) < 0);
+		assert_true(memcmp(&roster.by_id.members[i - 1]->id, &roster.by_id.members[i]->id,
+				   sizeof(first)) < 0);
 	for (size_t i = 0; i < 3; i++)
-		assert_int_equal(roster_seek_id(&roster, roster.by_id.members[i]->text), i);
-	assert_int_equal(roster_seek_id(&roster, ""), 0);
-	assert_int_equal(roster_seek_id(&roster, "zzzzzzzzzzzzzzzzzzzzzzzzzz"), 3);
+		assert_int_equal(roster_seek_id(&roster, &roster.by_id.members[i]->id), i);
+	assert_int_equal(roster_seek_id(&roster, &first), 0);
+	assert_int_equal(roster_seek_id(&roster, &last), 3);
 
 	at = roster_seek_name(&roster, "spiffe://lab/b/200");
 	assert_ptr_equal(roster.by_name.members[at], c);
-	assert_ptr_equal(roster.by_cluster.members[roster_seek_cluster(&roster, "a", "")], b);
-	at = roster_seek_cluster(&roster, "b", "");
+	assert_ptr_equal(roster.by_cluster.members[roster_seek_cluster(&roster, "a", &first)], b);
+	at = roster_seek_cluster(&roster, "b", &first);
 	assert_int_equal(at, 1);
 	assert_string_equal(roster.by_cluster.members[1]->cluster, "b");
 	assert_string_equal(roster.by_cluster.members[2]->cluster, "b");
-	assert_int_equal(roster_seek_cluster(&roster, "c", ""), 3);
+	assert_int_equal(roster_seek_cluster(&roster, "c", &first), 3);
 }
 
 static void test_new_name(void **state)
