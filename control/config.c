@@ -58,6 +58,8 @@ static const cyaml_schema_field_t tls_fields[] = {
 	TEXT(tls, certificate, DEFAULT),
 	TEXT(tls, key, DEFAULT),
 	TEXT(tls, ca, DEFAULT),
+	TEXT(tls, tickets, OPTIONAL),
+	NUMBER(tls, ticket_rotation),
 	CYAML_FIELD_END,
 };
 
@@ -137,6 +139,7 @@ static const struct limit {
 	{                                                                                          \
 #section "." #key, offsetof(struct config, section.key), min, max, otherwise       \
 	}
+	LIMIT(tls, ticket_rotation, 1, 86400, 43200),
 	LIMIT(control, core, -1, CPU_SETSIZE - 1, -1),
 	LIMIT(data, port, 1, 65535, 7740),
 	LIMIT(data, workers, 1, CONFIG_WORKERS_MAX, 1),
@@ -589,7 +592,8 @@ int config_load(const char *file, struct config *config, char *error)
 		goto out;
 	}
 	if (resolve(file, config->tls.certificate) || resolve(file, config->tls.key) ||
-	    resolve(file, config->tls.ca) || resolve(file, config->control.admin)) {
+	    resolve(file, config->tls.ca) ||
+	    (*config->tls.tickets && resolve(file, config->tls.tickets)) || resolve(file, config->control.admin)) {
 		result = -ENAMETOOLONG;
 		snprintf(error, CONFIG_ERROR_MAX, "%.512s: a path in it is too long", file);
 	}

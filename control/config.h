@@ -39,6 +39,8 @@ struct config {
 		char certificate[CONFIG_PATH_MAX];
 		char key[CONFIG_PATH_MAX];
 		char ca[CONFIG_PATH_MAX];
+		char tickets[CONFIG_PATH_MAX]; // "": their keys are kept nowhere
+		int ticket_rotation;           // s
 	} tls;
 	struct config_control {
 		char listen[CONFIG_LISTEN_MAX][ADDRESS_TEXT]; // IP:port

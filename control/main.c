@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -37,6 +38,8 @@ static struct viaductd {
 	struct config config;
 	struct plan plan;
 	struct tls tls;
+	struct tickets tickets;
+	uv_timer_t tickets_timer;
 	const struct aead_ops *aead;
 	struct call_rcu_data *reclaimer;
 	uv_loop_t loop;
@@ -93,12 +96,41 @@ static int placement_start(struct viaductd *v)
 
 static int tls_start(struct viaductd *v)
 {
-	return tls_init(&v->tls, &v->config, v->error);
+	int result = tls_init(&v->tls, &v->config, v->error);
+
+	if (result)
+		return result;
+	result = tickets_init(&v->tickets, &v->config.tls, time(NULL));
+	if (result)
+		tls_fini(&v->tls);
+	else
+		tls_use_tickets(&v->tls, &v->tickets);
+	return result;
 }
 
 static void tls_stop(struct viaductd *v)
 {
 	tls_fini(&v->tls);
+	tickets_fini(&v->tickets);
+}
+
+static void on_tickets(uv_timer_t *timer)
+{
+	struct viaductd *v = timer->data;
+
+	tickets_tick(&v->tickets, time(NULL));
+}
+
+static int tickets_start(struct viaductd *v)
+{
+	uv_timer_init(&v->loop, &v->tickets_timer);
+	v->tickets_timer.data = v;
+	return uv_timer_start(&v->tickets_timer, on_tickets, 1000, 1000);
+}
+
+static void tickets_stop(struct viaductd *v)
+{
+	uv_close((uv_handle_t *)&v->tickets_timer, NULL);
 }
 
 static int rcu_start(struct viaductd *v)
@@ -346,6 +378,7 @@ static const struct step {
 	{"AEAD", aead_start, NULL},
 	{"members", members_start, members_stop},
 	{"event loop", loop_start, loop_stop},
+	{"tickets", tickets_start, tickets_stop},
 	{"signals", signals_start, signals_stop},
 	{"listener", listener_begin, listener_end},
 	{"dataplane", dataplane_begin, dataplane_end},

@@ -107,6 +107,20 @@ static SSL_TICKET_RETURN open_ticket(SSL *ssl, SSL_SESSION *session, const unsig
 	return SSL_TICKET_RETURN_USE_RENEW;
 }
 
+static int seal_with_keys(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
+			  EVP_MAC_CTX *mac, int seal)
+{
+	const struct tls *tls = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+
+	return tickets_seal(tls->tickets, name, iv, cipher, mac, seal);
+}
+
+void tls_use_tickets(struct tls *tls, struct tickets *tickets)
+{
+	tls->tickets = tickets;
+	SSL_CTX_set_tlsext_ticket_key_evp_cb(tls->context, seal_with_keys);
+}
+
 /* A passphrase can't be asked for. */
 static int no_passphrase(char *buffer, int size, int writing, void *arg)
 {

@@ -9,12 +9,14 @@
 
 #include "config.h"
 #include "identity.h"
+#include "tickets.h"
 
 enum { TLS_CHAIN_SECONDS = 24 * 3600 }; // full authentication at least this often
 
 struct tls {
 	SSL_CTX *context;
 	struct identity relay; // who we are
+	struct tickets *tickets;
 };
 
 /*
@@ -23,6 +25,9 @@ struct tls {
  */
 int tls_init(struct tls *tls, const struct config *config, char *error);
 void tls_fini(struct tls *tls);
+
+/* Seals tickets with these keys, which must outlive `tls`, instead of ones of its own. */
+void tls_use_tickets(struct tls *tls, struct tickets *tickets);
 
 /* A connection on a connected, non-blocking socket, which stays the caller's. NULL: no memory. */
 SSL *tls_accept(struct tls *tls, int fd);

@@ -1,0 +1,218 @@
+#include "tickets.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.h"
+
+enum { AGAIN_S = 60 }; // before the file is tried again
+
+/* Only this machine reads it, so it is as in memory. */
+struct file {
+	char magic[16];
+	struct ticket_key keys[2];
+};
+
+static const char magic[16] = "viaduct tickets";
+
+/* Reads keys that nobody else can have read. Returns 0 or a negative errno. */
+static int load(struct tickets *tickets, const char **why)
+{
+	int fd = open(tickets->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	struct stat status;
+	struct file file;
+	int result = -EINVAL;
+
+	*why = "";
+	if (fd < 0 || fstat(fd, &status)) {
+		result = -errno;
+		*why = strerror(errno);
+		goto out;
+	}
+	*why = "it is not a file of its own, of mode 0600 and of this user";
+	if (!S_ISREG(status.st_mode) || status.st_mode & 077 || status.st_uid != geteuid())
+		goto out;
+	*why = "it holds no ticket keys";
+	if (read(fd, &file, sizeof(file)) != sizeof(file) ||
+	    memcmp(file.magic, magic, sizeof(magic)) != 0 || !file.keys[0].made)
+		goto out;
+	memcpy(tickets->keys, file.keys, sizeof(file.keys));
+	result = 0;
+out:
+	OPENSSL_cleanse(&file, sizeof(file));
+	if (fd >= 0)
+		close(fd);
+	return result;
+}
+
+/* Writes a new file over the old one: whoever reads sees one of them. Returns 0 or -errno. */
+static int save(const struct tickets *tickets)
+{
+	char path[CONFIG_PATH_MAX + 8];
+	struct file file;
+	int fd, result = 0;
+
+	snprintf(path, sizeof(path), "%s.new", tickets->path);
+	unlink(path);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	memcpy(file.magic, magic, sizeof(magic));
+	memcpy(file.keys, tickets->keys, sizeof(file.keys));
+	errno = ENOSPC; // of a short write
+	// not synced, which could take long: lost keys only make peers do a full handshake
+	if (write(fd, &file, sizeof(file)) != sizeof(file))
+		result = -errno;
+	OPENSSL_cleanse(&file, sizeof(file));
+	if (close(fd) && !result)
+		result = -errno;
+	if (!result && rename(path, tickets->path))
+		result = -errno;
+	if (result)
+		unlink(path);
+	return result;
+}
+
+static void keep(struct tickets *tickets, int64_t now)
+{
+	int result;
+
+	if (!*tickets->path)
+		return;
+	tickets->tried = now;
+	result = save(tickets);
+	tickets->kept = !result;
+	if (result && !tickets->warned)
+		log_warning("ticket keys not kept", "file=%s reason=%s advice=%s", tickets->path,
+			    strerror(-result),
+			    "after a restart peers will need full handshakes; this is tried again "
+			    "every minute");
+	else if (!result && tickets->warned)
+		log_info("ticket keys kept", "file=%s", tickets->path);
+	tickets->warned = result;
+}
+
+/* Returns 0 or -EIO. */
+static int rotate(struct tickets *tickets, int64_t now)
+{
+	struct ticket_key key = {.made = now};
+
+	if (RAND_bytes(key.name, sizeof(key.name)) != 1 ||
+	    RAND_priv_bytes(key.cipher, sizeof(key.cipher)) != 1 ||
+	    RAND_priv_bytes(key.mac, sizeof(key.mac)) != 1)
+		return -EIO;
+	pthread_mutex_lock(&tickets->lock);
+	tickets->keys[1] = tickets->keys[0];
+	tickets->keys[0] = key;
+	pthread_mutex_unlock(&tickets->lock);
+	OPENSSL_cleanse(&key, sizeof(key));
+	tickets->kept = false;
+	return 0;
+}
+
+/* Of the sealing key; a clock that was set back can't make it immortal. */
+static bool is_due(const struct tickets *tickets, int64_t now)
+{
+	int64_t age = now - tickets->keys[0].made;
+
+	return age < 0 || age >= tickets->rotation;
+}
+
+int tickets_init(struct tickets *tickets, const struct config_tls *config, int64_t now)
+{
+	const char *why;
+	int result = -ENOENT;
+
+	memset(tickets, 0, sizeof(*tickets));
+	memcpy(tickets->path, config->tickets, sizeof(tickets->path));
+	tickets->rotation = config->ticket_rotation;
+	tickets->cipher = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL);
+	if (!tickets->cipher)
+		return -ENOMEM;
+	pthread_mutex_init(&tickets->lock, NULL);
+	if (*tickets->path)
+		result = load(tickets, &why);
+	tickets->kept = !result;
+	if (result && result != -ENOENT)
+		log_warning("ticket keys not read", "file=%s reason=%s advice=%s", tickets->path,
+			    why, "new ones are made; peers will need full handshakes");
+	if (is_due(tickets, now)) {
+		result = rotate(tickets, now);
+		if (result) {
+			tickets_fini(tickets);
+			return result;
+		}
+	}
+	// the one before opens as long as it would have without a restart
+	if (now - tickets->keys[1].made >= 2 * tickets->rotation)
+		memset(&tickets->keys[1], 0, sizeof(tickets->keys[1]));
+	if (!tickets->kept)
+		keep(tickets, now);
+	return 0;
+}
+
+void tickets_fini(struct tickets *tickets)
+{
+	EVP_CIPHER_free(tickets->cipher);
+	pthread_mutex_destroy(&tickets->lock);
+	OPENSSL_cleanse(tickets, sizeof(*tickets));
+}
+
+void tickets_tick(struct tickets *tickets, int64_t now)
+{
+	bool rotated = is_due(tickets, now) && !rotate(tickets, now);
+
+	if (rotated || (!tickets->kept && (now < tickets->tried || now - tickets->tried >= AGAIN_S)))
+		keep(tickets, now);
+}
+
+/* Finds the key by its name, or takes the newest if `name` is NULL. Returns its place, or -1. */
+static int take_key(struct tickets *tickets, const unsigned char *name, struct ticket_key *key)
+{
+	int place = 0;
+
+	pthread_mutex_lock(&tickets->lock);
+	while (place < 2 && name &&
+	       (!tickets->keys[place].made ||
+		memcmp(name, tickets->keys[place].name, sizeof(key->name)) != 0))
+		place++;
+	if (place < 2)
+		*key = tickets->keys[place];
+	pthread_mutex_unlock(&tickets->lock);
+	return place < 2 ? place : -1;
+}
+
+int tickets_seal(struct tickets *tickets, unsigned char name[TICKETS_NAME], unsigned char *iv,
+		 EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int seal)
+{
+	struct ticket_key key;
+	OSSL_PARAM parameters[] = {
+		OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key.mac, sizeof(key.mac)),
+		OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char[]){"SHA256"}, 0),
+		OSSL_PARAM_construct_end(),
+	};
+	int place = take_key(tickets, seal ? NULL : name, &key);
+	int result = -1;
+
+	if (place < 0)
+		return 0; // an older one, or another relay's: full handshake
+	if (seal) {
+		memcpy(name, key.name, sizeof(key.name));
+		if (RAND_bytes(iv, EVP_CIPHER_get_iv_length(tickets->cipher)) != 1)
+			goto out;
+	}
+	if (EVP_CipherInit_ex(cipher, tickets->cipher, NULL, key.cipher, iv, seal) == 1 &&
+	    EVP_MAC_CTX_set_params(mac, parameters) == 1)
+		result = 1 + (place == 1); // 2: opens, and let the peer have a newer one
+out:
+	OPENSSL_cleanse(&key, sizeof(key));
+	return result;
+}

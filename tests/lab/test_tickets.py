@@ -1,0 +1,119 @@
+"""The keys of tickets: kept over restarts, rotated, and no trouble where they can't be kept."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from peer import Connection
+from relay import CONTROL_V4, Relay, eventually
+
+HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
+
+
+@pytest.fixture
+def start(house, lab, federation, tmp_path):
+    """Starts a viaductd whose ticket keys are in this file."""
+    house.stop()
+    relays = []
+
+    def start(file, **tls):
+        relays.append(Relay(lab, federation, tmp_path / f"relay{len(relays)}",
+                            tls={"tickets": str(file), **tls}))
+        return relays[-1].start()
+    yield start
+    for relay in relays:
+        relay.stop()
+
+
+@pytest.fixture
+def shake(federation):
+    """Joins, with this ticket; returns whether that was resumed, and the next ticket."""
+    identity = federation.peer("returning")
+
+    def shake(ticket=None):
+        connection = Connection(identity, federation.trust, CONTROL_V4, session=ticket)
+        connection.ask(HELLO)
+        return connection.resumed, connection.close()
+    return shake
+
+
+def said(relay, message):
+    return [line for line in relay.log_lines() if line["msg"] == message]
+
+
+def test_resumed_after_a_restart(start, shake, tmp_path):
+    relay = start(tmp_path / "keys")
+    ticket = shake()[1]
+    relay.kill()
+    relay.start()
+    assert os.stat(tmp_path / "keys").st_mode & 0o777 == 0o600
+    assert not said(relay, "ticket keys not read")
+    resumed, ticket = shake(ticket)
+    assert resumed
+    assert shake(ticket)[0]
+    assert relay.admin("status")["handshakes"]["resumed"] == 2
+
+
+def test_rotated(start, shake, tmp_path):
+    """A ticket can be used while its key is the newest, or the one before."""
+    start(tmp_path / "keys", ticket_rotation=3)
+    tickets = [shake()[1] for number in range(2)]
+    keys = (tmp_path / "keys").read_bytes()
+
+    def changed():
+        nonlocal keys
+        before, keys = keys, (tmp_path / "keys").read_bytes()
+        return keys != before
+    eventually(changed, 5)
+    assert shake(tickets[0])[0]
+    eventually(changed, 5)
+    assert not shake(tickets[1])[0]
+
+
+def test_full_disk(start, shake, tmp_path):
+    """One warning; peers resume as long as this process lives; kept as soon as there is room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], check=True)
+    try:
+        (disk / "filler").write_bytes(bytes(4096))
+        relay = start(disk / "keys", ticket_rotation=2)
+        ticket = shake()[1]
+        assert shake(ticket)[0]
+        time.sleep(2.5)  # it rotates, and fails again
+        assert len(said(relay, "ticket keys not kept")) == 1
+        assert os.listdir(disk) == ["filler"]
+        (disk / "filler").unlink()
+        eventually(lambda: said(relay, "ticket keys kept"), 5)
+        assert sorted(os.listdir(disk)) == ["keys"]
+        relay.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_no_folder(start, shake, tmp_path):
+    relay = start(tmp_path / "nowhere" / "keys")
+    assert said(relay, "ticket keys not kept")
+    assert shake(shake()[1])[0]
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda file: file.write_bytes(b"viaduct tickets"),
+    lambda file: file.write_bytes(bytes(1000)),
+    lambda file: file.chmod(0o644),
+], ids=["short", "noise", "readable_by_all"])
+def test_bad_file(start, shake, tmp_path, spoil):
+    """Is replaced, with a warning."""
+    file = tmp_path / "keys"
+    relay = start(file)
+    ticket = shake()[1]
+    relay.kill()
+    spoil(file)
+    relay.start()
+    assert said(relay, "ticket keys not read")
+    assert not shake(ticket)[0]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.stat().st_size > 100
