@@ -427,8 +427,8 @@ static inline void gather_one(struct forward *forward, const struct forward_reco
 	route_prefetch(forward->routes, out->hash);
 }
 
-/* An authentic record: gathers its messages, all or none. */
-static void gather(struct forward *forward, const struct forward_record *record, uint64_t now_ms)
+/* An authentic record: gathers its messages, all or none; false: they are not well-formed. */
+static bool gather(struct forward *forward, const struct forward_record *record, uint64_t now_ms)
 {
 	uint8_t *text = record->input->record + WIRE_RECORD_HEADER;
 	size_t length = record->input->length - WIRE_RECORD_OVERHEAD;
@@ -445,7 +445,7 @@ static void gather(struct forward *forward, const struct forward_record *record,
 		// only relays say what a message came through
 		if (!at || (message.flags & WIRE_FLAG_VIA)) {
 			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
-			return;
+			return false;
 		}
 		first[n].lone = false;
 		gather_one(forward, record, &message, &first[n++]);
@@ -455,6 +455,7 @@ static void gather(struct forward *forward, const struct forward_record *record,
 	forward->counters.records_received++;
 	forward->counters.records_opened++;
 	forward->counters.messages_opened += n;
+	return true;
 }
 
 /* What an authentic, new record says about its sender beside its messages. */
@@ -660,8 +661,8 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 			leaving[leaving_count].lane = record->lane;
 			leaving[leaving_count++].owner = record->input->handed_by;
 		}
-		learn(forward, record, above, now_ms);
-		gather(forward, record, now_ms);
+		if (gather(forward, record, now_ms))
+			learn(forward, record, above, now_ms);
 	}
 	walk(forward, now_ms);
 	for (unsigned int i = 0; i < n; i++)
