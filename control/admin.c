@@ -78,22 +78,23 @@ static json_t *status_workers(const struct admin_subject *subject)
 
 static json_t *status_handshakes(const struct admin_subject *subject)
 {
-	const struct listener_counters *counters = listener_counters(subject->listener);
+	const struct listener_counters counters = listener_counters(subject->listener);
 	json_t *handshakes = json_pack(
-		"{sI sI sI sI sI sI sI sI sI sI sI si si}", //
-		"ok", (json_int_t)counters->welcomed, "failed", (json_int_t)counters->failed,
-		"refused", (json_int_t)counters->refused, "timed_out",
-		(json_int_t)counters->timed_out, "resumed", (json_int_t)counters->resumed,
+		"{sI sI sI sI sI sI sI sI sI sI sI si si si}", //
+		"ok", (json_int_t)counters.welcomed, "failed", (json_int_t)counters.failed,
+		"refused", (json_int_t)counters.refused, "timed_out",
+		(json_int_t)counters.timed_out, "resumed", (json_int_t)counters.resumed,
 		"rekeyed", (json_int_t)subject->members->rekeyed, "of_members",
-		(json_int_t)counters->of_members, "busy", (json_int_t)counters->busy, "closed",
-		(json_int_t)counters->closed, "evicted", (json_int_t)counters->evicted,
-		"no_descriptors", (json_int_t)counters->no_descriptors, "open",
-		(int)counters->open, "waiting", (int)counters->waiting);
+		(json_int_t)counters.of_members, "busy", (json_int_t)counters.busy, "closed",
+		(json_int_t)counters.closed, "evicted", (json_int_t)counters.evicted,
+		"no_descriptors", (json_int_t)counters.no_descriptors, "open",
+		(int)counters.open, "waiting", (int)counters.waiting, "silent",
+		(int)counters.silent);
 
 	for (int limit = ADMISSION_FREE + 1; limit < ADMISSION_LIMIT_COUNT; limit++)
 		json_object_set_new(handshakes,
 				    admission_limit_name((enum admission_limit)limit),
-				    json_integer((json_int_t)counters->over[limit]));
+				    json_integer((json_int_t)counters.over[limit]));
 	return handshakes;
 }
 

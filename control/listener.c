@@ -14,23 +14,33 @@ enum {
 	ACCEPTS = 64,       // a turn of the loop
 	TURN_US = 2000,     // for handshakes in a turn of the loop; members' messages wait meanwhile
 	WATCH_MS = 50,      // between looks at what is due
-	SILENT_MS = 100,    // a ClientHello follows TCP's own handshake at once
+	EARLY_MS = 100,     // a ClientHello follows TCP's own handshake at once, and in one piece
 	CLOSING = 4,        // closing connections for each handshake that is allowed
 	LINES_A_SECOND = 20, // of log
 	RETRY_S = 2,        // with busy: so long at least
 	RETRY_SPREAD_S = 9,
 };
 
+/* Each has a list of its own, oldest first but for STATE_ACTIVE. */
+enum state {
+	STATE_SILENT,  // has sent nothing: costs a descriptor
+	STATE_WAITING, // for its handshake to begin
+	STATE_EARLY,   // in its handshake, without a whole ClientHello
+	STATE_ACTIVE,
+	STATE_CLOSING,
+	STATES
+};
+
 struct connection {
-	struct cds_list_head node;  // one of the listener's lists, by what it waits for
+	struct cds_list_head node;  // of its state's list
 	struct cds_list_head ready; // empty unless there is something to do for it
 	struct listener *listener;
-	uint64_t since_ms;
+	enum state state;
+	uint64_t since_ms; // in this state
 	uint64_t due_ms;
 	int fd;
 	bool entered; // counted for its source
 	bool begun;   // counted for `budget`
-	bool polled;  // has a handle
 	bool closed;
 	enum admission_budget budget;
 	uv_poll_t poll;
@@ -50,12 +60,9 @@ struct listener {
 	uv_loop_t *loop;
 	uv_idle_t work;
 	uv_timer_t watch;
-	struct cds_list_head waiting; // to begin, oldest first
-	struct cds_list_head silent;  // no ClientHello yet, oldest first
-	struct cds_list_head active;
-	struct cds_list_head closing; // oldest first
+	struct cds_list_head lists[STATES];
+	unsigned int counts[STATES];
 	struct cds_list_head ready;
-	unsigned int closing_count;
 	enum admission_limit blocked; // why those who wait do
 	bool paused;
 	bool stopped;
@@ -125,11 +132,21 @@ static void on_connection_closed(uv_handle_t *handle)
 	release(listener);
 }
 
-static void move(struct connection *connection, struct cds_list_head *list, unsigned int timeout_ms)
+static void enter_state(struct connection *connection, enum state state, unsigned int timeout_ms)
+{
+	struct listener *listener = connection->listener;
+
+	connection->state = state;
+	connection->since_ms = now_ms(listener);
+	connection->due_ms = connection->since_ms + timeout_ms;
+	cds_list_add_tail(&connection->node, &listener->lists[state]);
+	listener->counts[state]++;
+}
+
+static void leave_state(struct connection *connection)
 {
 	cds_list_del(&connection->node);
-	cds_list_add_tail(&connection->node, list);
-	connection->due_ms = now_ms(connection->listener) + timeout_ms;
+	connection->listener->counts[connection->state]--;
 }
 
 /* Gives others its place. */
@@ -139,8 +156,7 @@ static void leave_place(struct connection *connection)
 
 	if (connection->begun) {
 		admission_end(listener->admission, connection->budget);
-		listener->counters.open--;
-		if (!listener->stopped && !cds_list_empty(&listener->waiting))
+		if (!listener->stopped && listener->counts[STATE_WAITING])
 			uv_idle_start(&listener->work, on_work);
 	}
 	if (connection->entered)
@@ -151,37 +167,29 @@ static void leave_place(struct connection *connection)
 
 static void close_connection(struct connection *connection)
 {
-	struct listener *listener = connection->listener;
-
 	if (connection->closed)
 		return;
 	connection->closed = true;
 	leave_place(connection);
-	if (!connection->polled)
-		listener->counters.waiting--;
-	else if (connection->handshake.stage >= HANDSHAKE_SHUTDOWN)
-		listener->closing_count--;
-	cds_list_del(&connection->node);
+	leave_state(connection);
 	cds_list_del(&connection->ready);
 	handshake_end(&connection->handshake);
-	if (connection->polled)
-		uv_close((uv_handle_t *)&connection->poll, on_connection_closed);
-	else
-		on_connection_closed((uv_handle_t *)&connection->poll);
+	uv_close((uv_handle_t *)&connection->poll, on_connection_closed);
 }
 
-static struct connection *oldest(struct cds_list_head *list)
+static struct connection *oldest(struct listener *listener, enum state state)
 {
-	return cds_list_empty(list) ? NULL
-				    : cds_list_first_entry(list, struct connection, node);
+	return cds_list_empty(&listener->lists[state])
+		       ? NULL
+		       : cds_list_first_entry(&listener->lists[state], struct connection, node);
 }
 
-/* Closes one that has had the time for its ClientHello. Returns whether there was one. */
-static bool evict_silent(struct listener *listener)
+/* Closes one of this state that has had the time for its ClientHello. Returns whether there was one. */
+static bool evict(struct listener *listener, enum state state)
 {
-	struct connection *connection = oldest(&listener->silent);
+	struct connection *connection = oldest(listener, state);
 
-	if (!connection || now_ms(listener) - connection->since_ms < SILENT_MS)
+	if (!connection || now_ms(listener) - connection->since_ms < EARLY_MS)
 		return false;
 	listener->counters.evicted++;
 	close_connection(connection);
@@ -194,10 +202,11 @@ static void begin_closing(struct connection *connection)
 	struct listener *listener = connection->listener;
 
 	leave_place(connection);
-	move(connection, &listener->closing, listener->config.close_timeout_ms);
-	listener->closing_count++;
-	if (listener->closing_count > CLOSING * listener->config.admission.budgets->at_once)
-		close_connection(oldest(&listener->closing));
+	leave_state(connection);
+	enter_state(connection, STATE_CLOSING, listener->config.close_timeout_ms);
+	if (listener->counts[STATE_CLOSING] >
+	    CLOSING * listener->config.admission.budgets[ADMISSION_ALL].at_once)
+		close_connection(oldest(listener, STATE_CLOSING));
 }
 
 /* Keeps the books when a connection may have come into another stage. */
@@ -218,9 +227,11 @@ static void note(struct connection *connection, enum handshake_stage before,
 	}
 	if (before == HANDSHAKE_TLS && handshake->stage == HANDSHAKE_HELLO) {
 		counters->resumed += handshake->resumed;
-		move(connection, &listener->active, listener->config.hello_timeout_ms);
-	} else if (before == HANDSHAKE_TLS && !handshake_silent(handshake)) {
-		cds_list_move(&connection->node, &listener->active);
+		leave_state(connection);
+		enter_state(connection, STATE_ACTIVE, listener->config.hello_timeout_ms);
+	} else if (connection->state == STATE_EARLY && !handshake_silent(handshake)) {
+		leave_state(connection);
+		enter_state(connection, STATE_ACTIVE, listener->config.tls_timeout_ms);
 	}
 	if (before < HANDSHAKE_SHUTDOWN && handshake->stage >= HANDSHAKE_SHUTDOWN)
 		begin_closing(connection);
@@ -238,10 +249,17 @@ static void make_ready(struct connection *connection)
 	uv_idle_start(&listener->work, on_work);
 }
 
+static void hear(struct connection *connection);
+
 static void on_event(uv_poll_t *poll, int status, int events)
 {
+	struct connection *connection = poll->data;
+
 	uv_poll_stop(poll);
-	make_ready(poll->data);
+	if (connection->state == STATE_SILENT)
+		hear(connection);
+	else
+		make_ready(connection);
 }
 
 /* Does all that can be done for it now. */
@@ -277,19 +295,15 @@ static void begin(struct connection *connection, enum admission_budget budget)
 
 	connection->budget = budget;
 	connection->begun = true;
-	listener->counters.open++;
 	listener->counters.of_members += budget == ADMISSION_MEMBER;
-	if (handshake_begin(&connection->handshake, &listener->config.handshake, connection->fd) ||
-	    uv_poll_init(listener->loop, &connection->poll, connection->fd)) {
+	if (handshake_begin(&connection->handshake, &listener->config.handshake, connection->fd)) {
 		log_refused(connection, "connection refused", "out of memory");
 		close_connection(connection);
 		return;
 	}
 	setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
-	connection->polled = true;
-	connection->poll.data = connection;
-	listener->counters.waiting--;
-	move(connection, &listener->silent, listener->config.tls_timeout_ms);
+	leave_state(connection);
+	enter_state(connection, STATE_EARLY, listener->config.tls_timeout_ms);
 	make_ready(connection);
 }
 
@@ -339,12 +353,12 @@ static void turn_away(struct connection *connection, enum admission_limit limit)
 /* Lets the one who has waited for longest begin. Returns whether one has. */
 static bool begin_next(struct listener *listener)
 {
-	struct connection *connection = oldest(&listener->waiting);
+	struct connection *connection = oldest(listener, STATE_WAITING);
 
 	if (!connection)
 		return false;
 	listener->blocked = admission_begin(listener->admission, ADMISSION_ALL, now_ms(listener));
-	if (listener->blocked == ADMISSION_HANDSHAKES && evict_silent(listener))
+	if (listener->blocked == ADMISSION_HANDSHAKES && evict(listener, STATE_EARLY))
 		listener->blocked =
 			admission_begin(listener->admission, ADMISSION_ALL, now_ms(listener));
 	if (listener->blocked != ADMISSION_FREE)
@@ -368,11 +382,26 @@ static void on_work(uv_idle_t *idle)
 	} while (uv_hrtime() < end);
 }
 
+/* It has sent something: it begins, or waits behind those who came before it. */
+static void hear(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+
+	leave_state(connection);
+	enter_state(connection, STATE_WAITING, listener->config.waiting_timeout_ms);
+	if (listener->counts[STATE_WAITING] == 1 && begin_next(listener))
+		return;
+	if (!begin_as_member(connection) &&
+	    listener->counts[STATE_WAITING] > listener->config.waiting_max)
+		turn_away(connection, listener->blocked);
+}
+
 static void admit(struct connection *connection)
 {
 	struct listener *listener = connection->listener;
 	enum admission_limit limit = admission_enter(
 		listener->admission, &connection->handshake.remote, now_ms(listener));
+	char byte;
 
 	connection->entered = limit == ADMISSION_FREE;
 	if (limit != ADMISSION_FREE) {
@@ -380,12 +409,15 @@ static void admit(struct connection *connection)
 			turn_away(connection, limit);
 		return;
 	}
-	// in the order of arrival, with nobody before this one
-	if (listener->counters.waiting == 1 && begin_next(listener))
+	if (recv(connection->fd, &byte, 1, MSG_PEEK) >= 0) {
+		hear(connection);
 		return;
-	if (!begin_as_member(connection) &&
-	    listener->counters.waiting > listener->config.waiting_max)
-		turn_away(connection, listener->blocked);
+	}
+	uv_poll_start(&connection->poll, UV_READABLE, on_event);
+	if (listener->counts[STATE_SILENT] > listener->config.waiting_max + 1) {
+		listener->counters.evicted++;
+		close_connection(oldest(listener, STATE_SILENT));
+	}
 }
 
 static void open_connection(struct listener *listener, int fd,
@@ -393,20 +425,18 @@ static void open_connection(struct listener *listener, int fd,
 {
 	struct connection *connection = calloc(1, sizeof(*connection));
 
-	if (!connection) {
+	if (!connection || uv_poll_init(listener->loop, &connection->poll, fd)) {
+		free(connection);
 		close(fd);
 		return;
 	}
 	connection->listener = listener;
 	connection->fd = fd;
-	connection->since_ms = now_ms(listener);
 	connection->poll.data = connection;
 	address_endpoint(&connection->handshake.remote, address);
-	CDS_INIT_LIST_HEAD(&connection->node);
 	CDS_INIT_LIST_HEAD(&connection->ready);
 	listener->handles++;
-	listener->counters.waiting++;
-	move(connection, &listener->waiting, listener->config.waiting_timeout_ms);
+	enter_state(connection, STATE_SILENT, listener->config.tls_timeout_ms);
 	admit(connection);
 }
 
@@ -430,11 +460,11 @@ static void time_out(struct connection *connection)
 {
 	struct listener *listener = connection->listener;
 
-	if (!connection->polled) {
+	if (connection->state == STATE_WAITING) {
 		turn_away(connection, listener->blocked);
 		return;
 	}
-	if (connection->handshake.stage < HANDSHAKE_SHUTDOWN) {
+	if (connection->state != STATE_CLOSING) {
 		listener->counters.timed_out++;
 		log_refused(connection, "handshake timed out",
 			    connection->handshake.stage == HANDSHAKE_TLS ? "no end of TLS"
@@ -443,11 +473,11 @@ static void time_out(struct connection *connection)
 	close_connection(connection);
 }
 
-static void expire(struct listener *listener, struct cds_list_head *list)
+static void expire(struct listener *listener, enum state state)
 {
 	struct connection *connection, *next;
 
-	cds_list_for_each_entry_safe (connection, next, list, node) {
+	cds_list_for_each_entry_safe (connection, next, &listener->lists[state], node) {
 		if (connection->due_ms <= now_ms(listener))
 			time_out(connection);
 	}
@@ -457,11 +487,9 @@ static void on_watch(uv_timer_t *timer)
 {
 	struct listener *listener = timer->data;
 
-	expire(listener, &listener->waiting);
-	expire(listener, &listener->silent);
-	expire(listener, &listener->active);
-	expire(listener, &listener->closing);
-	if (!cds_list_empty(&listener->waiting))
+	for (int state = 0; state < STATES; state++)
+		expire(listener, (enum state)state);
+	if (listener->counts[STATE_WAITING])
 		uv_idle_start(&listener->work, on_work);
 	if (listener->paused)
 		resume_accepting(listener);
@@ -492,10 +520,8 @@ static void on_accept(uv_poll_t *poll, int status, int events)
 		listener->counters.no_descriptors++;
 		if (may_log(listener))
 			log_error("connection refused", "reason=%s", strerror(errno));
-		if (listener->closing_count)
-			close_connection(oldest(&listener->closing));
-		else
-			evict_silent(listener);
+		if (!evict(listener, STATE_SILENT) && !evict(listener, STATE_CLOSING))
+			evict(listener, STATE_EARLY);
 		pause_accepting(listener);
 		return;
 	}
@@ -558,10 +584,8 @@ int listener_start(struct listener **out, uv_loop_t *loop, const struct listener
 	}
 	listener->config = *config;
 	listener->loop = loop;
-	CDS_INIT_LIST_HEAD(&listener->waiting);
-	CDS_INIT_LIST_HEAD(&listener->silent);
-	CDS_INIT_LIST_HEAD(&listener->active);
-	CDS_INIT_LIST_HEAD(&listener->closing);
+	for (int state = 0; state < STATES; state++)
+		CDS_INIT_LIST_HEAD(&listener->lists[state]);
 	CDS_INIT_LIST_HEAD(&listener->ready);
 	uv_idle_init(loop, &listener->work);
 	uv_timer_init(loop, &listener->watch);
@@ -591,13 +615,11 @@ int listener_start(struct listener **out, uv_loop_t *loop, const struct listener
 
 void listener_stop(struct listener *listener)
 {
-	struct cds_list_head *const lists[] = {&listener->waiting, &listener->silent,
-					       &listener->active, &listener->closing};
 	struct connection *connection, *next;
 
 	listener->stopped = true;
-	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
-		cds_list_for_each_entry_safe (connection, next, lists[i], node) {
+	for (int state = 0; state < STATES; state++) {
+		cds_list_for_each_entry_safe (connection, next, &listener->lists[state], node) {
 			close_connection(connection);
 		}
 	}
@@ -607,7 +629,12 @@ void listener_stop(struct listener *listener)
 		uv_close((uv_handle_t *)&listener->sockets[i].poll, on_socket_closed);
 }
 
-const struct listener_counters *listener_counters(const struct listener *listener)
+struct listener_counters listener_counters(const struct listener *listener)
 {
-	return &listener->counters;
+	struct listener_counters counters = listener->counters;
+
+	counters.open = listener->counts[STATE_EARLY] + listener->counts[STATE_ACTIVE];
+	counters.waiting = listener->counts[STATE_WAITING];
+	counters.silent = listener->counts[STATE_SILENT];
+	return counters;
 }

@@ -17,9 +17,9 @@ struct listener_config {
 	struct admission_config admission;
 	const char (*addresses)[ADDRESS_TEXT];
 	unsigned int address_count;
-	unsigned int waiting_max;        // newcomers that wait for their handshake to begin
-	unsigned int waiting_timeout_ms; // from accept to its begin
-	unsigned int tls_timeout_ms;     // from there to the end of TLS
+	unsigned int waiting_max;        // that wait for their handshake to begin; as many silent
+	unsigned int waiting_timeout_ms; // from the first byte to its begin
+	unsigned int tls_timeout_ms;     // to the first byte; from the begin to the end of TLS
 	unsigned int hello_timeout_ms;   // from there to the end of hello
 	unsigned int close_timeout_ms;   // from there to the peer's close
 
@@ -38,11 +38,12 @@ struct listener_counters {
 	uint64_t of_members;     // handshakes that began out of the members' budget
 	uint64_t busy;           // handshakes begun only to say that the relay is busy
 	uint64_t closed;         // at once, over a limit
-	uint64_t evicted;        // silent, when others needed the place
+	uint64_t evicted;        // without a whole ClientHello, when others needed the place
 	uint64_t no_descriptors; // the process or the machine had none
 	uint64_t over[ADMISSION_LIMIT_COUNT];
 	unsigned int open;    // now: handshakes, up to their answer
-	unsigned int waiting; // now
+	unsigned int waiting; // now: to begin
+	unsigned int silent;  // now: have sent nothing
 };
 
 struct listener;
@@ -57,6 +58,6 @@ int listener_start(struct listener **listener, uv_loop_t *loop,
 /* Closes all connections and sockets. All is freed when the loop has run its close callbacks. */
 void listener_stop(struct listener *listener);
 
-const struct listener_counters *listener_counters(const struct listener *listener);
+struct listener_counters listener_counters(const struct listener *listener);
 
 #endif
