@@ -1,0 +1,183 @@
+/*
+ * Datagrams through the forwarding core, two workers of it, with a cipher that ciphers nothing: so
+ * that what is behind authentication is within reach. The fixture asserts what must hold.
+ *
+ * An input is a list of steps: a byte whose low three bits say what, and the other five how much;
+ * and for a datagram two bytes of length and its bytes, header included. Peers 1 to PEERS have the
+ * session indexes 1 to PEERS.
+ */
+#include "fuzz.h"
+
+#include "fixture.h"
+
+enum {
+	PEERS = 4,
+	FORGED = 0xff, // first byte of a tag that doesn't fit
+};
+
+enum step {
+	STEP_DATAGRAM, // for the next burst
+	STEP_BURST,    // of which worker
+	STEP_QUEUE,    // likewise
+	STEP_COMMAND,  // to which session
+	STEP_PORT,     // how many records it takes
+	STEP_POOL,     // how many buffers there are
+	STEP_RINGS,    // how much room
+	STEP_TIME,     // how much passes
+};
+
+static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
+				int node)
+{
+	struct aead_key *key = calloc(1, sizeof(*key));
+
+	if (key)
+		key->aead = aead;
+	return key;
+}
+
+static void key_free(struct aead_key *key)
+{
+	free(key);
+}
+
+static void *worker_new(int node)
+{
+	return malloc(1);
+}
+
+static void open_all(void *worker, struct aead_job *jobs, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		jobs[i].ok = jobs[i].record[jobs[i].length - WIRE_TAG_SIZE] != FORGED;
+}
+
+static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		memset(jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, 0, WIRE_TAG_SIZE);
+}
+
+static const struct aead_ops null_aead = {
+	.name = "null",
+	.key_new = key_new,
+	.key_free = key_free,
+	.worker_new = worker_new,
+	.worker_free = free,
+	.open = open_all,
+	.seal = seal_all,
+};
+
+/* Made once, since RCU's grace periods take their time; brought back to its first state after. */
+static struct fixture *fixture;
+
+static void start(void)
+{
+	struct peer *peers[PEERS];
+
+	fixture = fixture_new(&null_aead);
+	for (int i = 0; i < PEERS; i++)
+		peers[i] = peer_new(fixture, 1 + i);
+	peers[1]->session->record_max = FIXTURE_RECORD_MAX;
+	peers[1]->session->tx_budget = 5;
+	peers[2]->session->record_max = 200;
+	peers[3]->session->header.length = 0;
+	peer_rekey(fixture, peers[0]);
+	peer_return(fixture, peers[2]);
+}
+
+static void reset(void)
+{
+	for (unsigned int i = 0; i < fixture->peer_count; i++) {
+		struct peer *peer = fixture->peers[i];
+
+		session_state_free(peer->state);
+		peer->state = session_state_new(FIXTURE_LANES, FIXTURE_WORKERS);
+		assert(peer->state);
+		peer->session->state = peer->state;
+		memset(peer->seen, 0, sizeof(peer->seen));
+	}
+	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
+		struct fixture_worker *worker = &fixture->workers[i];
+
+		memset(&worker->forward.counters, 0, sizeof(worker->forward.counters));
+		worker->pool = worker->ring = worker->handovers = FIXTURE_NO_LIMIT;
+		worker->port = worker->port_then = FIXTURE_NO_LIMIT;
+	}
+	fixture->now_ms = 1000;
+	fixture_clear(fixture);
+}
+
+/* Returns how many bytes it took. */
+static size_t add_datagram(const uint8_t *data, size_t size)
+{
+	size_t length;
+
+	if (size < 2)
+		return size;
+	length = wire_get16(data);
+	if (length > FIXTURE_RECORD_MAX)
+		length = FIXTURE_RECORD_MAX;
+	if (length > size - 2)
+		length = size - 2;
+	if (fixture->input_count == FORWARD_BURST)
+		fixture_burst(fixture, 0);
+	fixture_datagram(fixture, data + 2, (uint16_t)length)->source.ip[15] = data[0] & 3;
+	return 2 + length;
+}
+
+static void command(unsigned int index)
+{
+	static struct forward_command command;
+
+	command.index = index % 8 + (index & 8 ? WIRE_SLOTS : 0);
+	command.header.length = index & 16 ? 62 : 0;
+	command.payload_length = FORWARD_PAYLOAD_MAX / (1 + index % 8);
+	fixture_commands(fixture, index & 1, &command, 1);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (!fixture)
+		start();
+	for (size_t at = 0; at < size;) {
+		unsigned int amount = data[at] >> 3;
+		struct fixture_worker *worker = &fixture->workers[amount & 1];
+
+		switch ((enum step)(data[at++] & 7)) {
+		case STEP_DATAGRAM:
+			at += add_datagram(data + at, size - at);
+			break;
+		case STEP_BURST:
+			fixture_burst(fixture, amount & 1);
+			break;
+		case STEP_QUEUE:
+			fixture_queue(fixture, amount & 1);
+			break;
+		case STEP_COMMAND:
+			command(amount);
+			break;
+		case STEP_PORT:
+			worker->port = amount / 2;
+			break;
+		case STEP_POOL:
+			forward_fini(&worker->forward);
+			worker->pool = amount / 2;
+			break;
+		case STEP_RINGS:
+			worker->ring = amount / 8;
+			worker->handovers = amount / 2 % 4;
+			break;
+		case STEP_TIME:
+			fixture->now_ms += 1 << amount / 2;
+		}
+	}
+	fixture_burst(fixture, 0);
+	// records go back and forth no more often than their lanes change hands
+	for (int turns = 0; fixture->workers[0].queued || fixture->workers[1].queued; turns++) {
+		assert(turns < FIXTURE_QUEUE);
+		fixture_queue(fixture, turns & 1);
+	}
+	reset();
+	return 0;
+}

@@ -1,0 +1,175 @@
+#!/usr/bin/python3
+"""Writes the seed corpora of the fuzz targets, tests/fuzz/corpus/fuzz_SUBJECT/: a few inputs each
+that reach the far ends of the parsers, made from docs/protocol.md and the test vectors alone."""
+
+import json
+import pathlib
+import struct
+
+here = pathlib.Path(__file__).parent
+vectors = json.loads((here.parent / "vectors.json").read_text())
+
+SEND, REQUEST, RESPONSE, PUBLISH, PING, PONG, CONTROL = range(1, 8)
+BULK, NORMAL, CRITICAL, CLASS_CONTROL = range(4)
+RELAY = b"relay's own id.."  # as in tests/unit/fixture.c
+
+
+def write(subject, **seeds):
+    folder = here / "corpus" / f"fuzz_{subject}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in seeds.items():
+        if not isinstance(content, bytes):
+            content = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        (folder / name).write_bytes(content)
+
+
+def peer(number):
+    return b"peer" + struct.pack(">H", number) + bytes(10)
+
+
+def message(to, kind=SEND, payload=b"", hop_limit=8, flags=0, tag=1):
+    return struct.pack(">HBBI", len(payload), kind, hop_limit << 4 | flags, tag) + to + payload
+
+
+def record(index, *messages, lane=0, sequence=0, phase=0, kind=NORMAL, tag=bytes(16)):
+    return (struct.pack(">BBHIQ", 0x10, kind << 6 | phase << 5, 0, index, lane << 56 | sequence)
+            + b"".join(messages) + tag)
+
+
+# the steps of record.c
+def step(what, amount=0):
+    return bytes([amount << 3 | what])
+
+
+def datagram(*arguments, **options):
+    content = record(*arguments, **options)
+    return step(0) + struct.pack(">H", len(content)) + content
+
+
+def burst(worker=0):
+    return step(1, worker)
+
+
+def wire():
+    seeds = {name: bytes.fromhex(vector["record"])
+             for name, vector in vectors.items() if "record" in vector}
+    seeds |= {name + "_text": bytes.fromhex(vector["plaintext"])
+              for name, vector in vectors.items() if "plaintext" in vector}
+    write("wire", id=vectors["peer_id"]["text"],
+          lie=message(RELAY, payload=b"x")[:-1],
+          reserved=message(RELAY, flags=4), **seeds)
+
+
+def frame():
+    macs = bytes.fromhex("020000000001" "020000000002")
+    udp = struct.pack(">HHHH", 40000, 7740, 8 + 56, 0) + record(1, message(peer(2)))
+    ip4 = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0,
+                      bytes([10, 77, 0, 2]), bytes([10, 77, 0, 1])) + udp
+    ip6 = struct.pack(">IHBB16s16s", 6 << 28, len(udp), 17, 64, b"\xfdw" + bytes(13) + b"\2",
+                      b"\xfdw" + bytes(13) + b"\1") + udp
+    options = b"\x46" + ip4[1:20] + bytes(4) + udp
+    fragment = ip4[:6] + b"\x20\x00" + ip4[8:]
+    write("frame",
+          ip4=macs + b"\x08\x00" + ip4, ip6=macs + b"\x86\xdd" + ip6,
+          vlan_ip4=macs + b"\x81\x00\x00\x07\x08\x00" + ip4,
+          vlan_ip6=macs + b"\x81\x00\x00\x07\x86\xdd" + ip6,
+          options=macs + b"\x08\x00" + options, fragment=macs + b"\x08\x00" + fragment,
+          padded=macs + b"\x08\x00" + ip4 + bytes(18), short=macs + b"\x08\x00" + ip4[:-1],
+          arp=macs + b"\x08\x06" + bytes(46), multicast=b"\1" + macs[1:] + b"\x08\x00" + ip4)
+
+
+def hello():
+    full = {"viaduct": 1, "ciphers": ["aes-256-gcm", "chacha20-poly1305", "none"], "lanes": 8,
+            "mtu": 9000, "later": {"any": ["thing", 1.5, None, True]}}
+    rekey = {"index": 4293918721, "epoch": 7, "mac": vectors["rekey"]["mac"]}
+    write("hello", least={"viaduct": 1, "ciphers": ["aes-256-gcm"]}, full=full,
+          rekey=full | {"rekey": rekey}, version={"viaduct": 2}, array=[1],
+          lanes=full | {"lanes": 0}, mtu=full | {"mtu": 1e3},
+          mac=full | {"rekey": rekey | {"mac": "ff"}},
+          half='{"viaduct":1,"ciphers":["aes', twice='{"viaduct":1,"viaduct":1}')
+
+
+def request():
+    write("request", resolve={"op": "resolve", "name": "spiffe://lab/a/peer-1"},
+          peers={"op": "peers", "cluster": "a", "after": vectors["peer_id"]["text"]},
+          all={"op": "peers"}, relays={"op": "relays"}, leave={"op": "leave"},
+          echo={"op": "echo", "token": "0123456789abcdef0123456789abcdef"},
+          unknown={"op": "fly"}, type={"op": 1}, long={"op": "resolve", "name": "n" * 300})
+
+
+def config():
+    least = "tls: {certificate: r.pem, key: r.key, ca: ca.pem}\ndata: {interface: eth0}\n"
+    write("config", least=least, full=least.replace("}\ndata", """}
+control:
+  listen: ["10.77.0.1:7740", "[fd77::1]:7740"]
+  admin: viaduct.sock
+  core: 0
+session:
+  keepalive: 10
+  expiry: 30
+  rekey: 3600
+  lanes_up: 4
+  key_records: 268435456
+  max: 20000
+  ciphers: [aes-256-gcm, chacha20-poly1305]
+limits: {hello_timeout: 5, handshakes: 64, takeovers_per_minute: 30}
+log:
+  level: info
+data""").replace("eth0", """eth0, driver: af_xdp, port: 7740, workers: 2, cores: [1, 2],
+  polling: busy, mtu: 9000, aead: auto, address: ["192.0.2.1", "2001:db8::1"]"""),
+          unknown=least + "colour: blue\n", range=least + "session: {lanes_up: 9}\n",
+          type=least + "session: {max: [1]}\n", choice=least + "log: {level: loud}\n",
+          anchors=least + "log: &log {level: info}\nlimits: *log\n", tabs="tls:\n\tkey: x\n",
+          empty="", twice=least + least)
+
+
+def welcome():
+    entry = {"id": vectors["peer_id"]["text"], "name": "spiffe://lab/a/peer-1"}
+    full = {"viaduct": 1, "id": vectors["peer_id"]["text"], "name": "spiffe://lab/a/peer-1",
+            "relay": vectors["relay_id"]["text"], "index": 5317445, "epoch": 0,
+            "cipher": "aes-256-gcm", "data": {"address": "10.77.0.1", "port": 7740},
+            "lanes": {"up": 2, "down": 2}, "mtu": 1280, "max_payload": 1160, "keepalive": 10,
+            "expiry": 30, "rekey": 3600, "key_records": 1 << 28, "relays": ["10.77.0.3:7740"]}
+    write("welcome", full=full, ip6=full | {"data": {"address": "fd77::1", "port": 1}},
+          chacha=full | {"cipher": "chacha20-poly1305", "epoch": 9},
+          busy={"error": "busy", "detail": "too many handshakes", "retry_after": 3},
+          malformed={"error": "malformed", "detail": "half a line"},
+          path={"event": "path", "address": "fd77::2", "port": 40000},
+          challenge={"event": "challenge", "token": "0123456789abcdef"},
+          closing={"event": "closing"}, ok={"ok": True},
+          list={"ok": True, "peers": [entry, entry], "more": True},
+          refused={"ok": False, "error": "malformed", "detail": "no name"})
+
+
+def records():
+    two = [message(peer(1), payload=b"one"), message(peer(2), REQUEST, b"two")]
+    rest = [message(RELAY, PING, b"ping"), message(peer(4)), message(peer(9), tag=9),
+            message(peer(3), payload=bytes(200)), message(peer(2), hop_limit=0)]
+    ask = message(RELAY, CONTROL, b'{"op":"relays"}')
+    lone = datagram(2, message(peer(1), payload=b"hello"))
+    write("record",
+          lone=lone + burst(), replay=lone + lone + burst() + lone,
+          packed=datagram(2, *two, *rest) + datagram(1, *two) + burst(),
+          classes=b"".join(datagram(2, *two, kind=c, sequence=c) for c in range(4)) + burst(),
+          control=datagram(1, ask, kind=CLASS_CONTROL) + datagram(2, ask, kind=CLASS_CONTROL)
+          + step(6) + datagram(2, ask, sequence=1) + burst(),
+          phases=datagram(1, *two) + datagram(1, *two, sequence=1, phase=1) + burst(),
+          handed_over=lone + burst(0) + datagram(2, *two, sequence=1) + burst(1) + step(2, 0)
+          + datagram(2, *two, sequence=2) + burst(1),
+          owner_full=lone + burst(0) + step(6, 1) + datagram(2, *two, sequence=1) + burst(1),
+          bounced=lone + burst(0) + datagram(2, *two, sequence=1) + datagram(2, *two, sequence=2)
+          + burst(1) + step(2, 0) + burst(0) + step(2, 1),
+          forged=datagram(2, *two, tag=b"\xff" * 16) + burst(),
+          malformed=datagram(2, two[0][:-1]) + datagram(2, message(peer(1), flags=1), bytes(16)),
+          full=step(4, 1) + datagram(2, *two, *rest) + burst() + step(4, 0) + step(5, 3)
+          + datagram(2, *two, *two, sequence=1) + burst(),
+          exhausted=b"".join(datagram(1, two[1], sequence=i) + burst() for i in range(7)),
+          commands=b"".join(step(3, i) for i in range(32)),
+          returned=datagram(3 + (1 << 20), *two) + datagram(3, *two) + burst(),
+          many=datagram(2, *[message(peer(1 + i % 4), tag=i) for i in range(300)]) * 2 + burst(),
+          errors=datagram(2, *[message(peer(9), tag=i) for i in range(300)]) + burst()
+          + step(7, 20) + datagram(2, message(peer(9)), sequence=1))
+
+
+for make in wire, frame, hello, request, config, welcome, records:
+    make()
