@@ -1,0 +1,69 @@
+#!/bin/bash
+# The storm of perf/storm.c, in a network of its own. Built as build/perf/storm.
+set -euo pipefail
+. "@root@/scripts/lib.sh"
+me=storm build=@build@
+lab=$build/storm ns_relay=viaduct-storm-relay ns_peers=viaduct-storm-peers
+. "@root@/scripts/lab.sh"
+viaductd=$build/control/viaductd viaduct=$build/client/viaduct
+
+peers=10000 bystanders=50
+arguments=("$@")
+while [ $# != 0 ]; do
+	case $1 in
+		--peers) peers=${2-} ;;
+		--bystanders) bystanders=${2-} ;;
+		-h | --help) exec "$build/perf/storm-peers" --help ;;
+	esac
+	shift
+done
+whole_number --peers "$peers" 1 20000
+whole_number --bystanders "$bystanders" 2 1000
+[ "$(id -u)" = 0 ] || die "needs root, for network namespaces and AF_XDP"
+
+finish()
+{
+	local status=$?
+	trap '' INT TERM HUP
+	job_stop
+	network_down
+	exit $status
+}
+
+mkdir -p "$lab"
+exec 9>"$lab/lock"
+flock -n 9 || die "another storm is running in this tree"
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+network_down # what a killed one has left
+rm -f "$lab/viaductd.log" "$lab/tickets"
+
+# Certificates are made once for so many.
+total=$((peers + bystanders))
+if [ ! -e "$lab/pki/peer-$total.key" ]; then
+	run pki_make "$total"
+fi
+network_up 1
+
+# config FILE SESSIONS: all peers come from one address here, which no limit for a source allows.
+config()
+{
+	relay_config af_xdp 1 adaptive
+	sed -i '/^tls:/a\  tickets: '"$lab/tickets" "$lab/viaductd.yaml"
+	cat >>"$lab/viaductd.yaml" <<END
+session:
+  max: $2
+limits:
+  source_handshakes: 10000
+  source_handshakes_per_second: 100000
+  waiting: 20000
+  waiting_timeout: 60
+END
+	mv "$lab/viaductd.yaml" "$lab/$1.yaml"
+}
+config small 100
+config storm $((total))
+
+run ip netns exec "$ns_peers" "$build/perf/storm-peers" --lab "$lab" --netns "$ns_relay" \
+	--daemon "$viaductd" "${arguments[@]}" 9>&-
