@@ -182,11 +182,8 @@ static unsigned int take_over(struct worker *worker)
 					      FORWARD_BURST, NULL);
 		for (unsigned int i = 0; i < n; i++)
 			rte_prefetch0(buffers[i]->buf_addr);
-		for (unsigned int i = 0; i < n; i++) {
+		for (unsigned int i = 0; i < n; i++)
 			memcpy(&inputs[i], buffers[i]->buf_addr, sizeof(inputs[i]));
-			inputs[i].handed = true;
-			inputs[i].handed_by = (uint8_t)from;
-		}
 		if (n)
 			forward_burst(&worker->forward, inputs, n, worker->now_ms);
 		sum += n;

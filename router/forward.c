@@ -499,32 +499,51 @@ static bool used_up(const struct session *session, const struct session_rx *lane
 	       session->tx->aead == WIRE_CHACHA20_POLY1305;
 }
 
+static void hand_over(struct forward *forward, struct session_rx *lane, uint8_t owner,
+		      struct forward_input *input)
+{
+	input->handed = true;
+	input->handed_by = forward->number;
+	if (forward->ops->handover(forward->worker, owner, input)) {
+		forward->counters.handed_over++;
+		input->buffer = NULL;
+		return;
+	}
+	__atomic_fetch_sub(&lane->owner, SESSION_HANDED, __ATOMIC_RELEASE);
+	drop_record(forward, input, DROP_RECORD_HANDOVER_FULL);
+}
+
 /*
  * Whether this worker owns the lane; an unowned one is claimed. A record of somebody else's lane is
- * handed over.
+ * handed over, and as long as it is on its way the lane stays: so it finds its owner, and those
+ * that this worker receives after it can't overtake it.
  */
 static bool own(struct forward *forward, const struct forward_record *record)
 {
-	uint8_t owner = __atomic_load_n(&record->lane->owner, __ATOMIC_ACQUIRE);
+	uint32_t *lane_owner = &record->lane->owner;
+	uint32_t owner = __atomic_load_n(lane_owner, __ATOMIC_ACQUIRE);
 
 	if (owner == SESSION_NO_OWNER &&
-	    __atomic_compare_exchange_n(&record->lane->owner, &owner, forward->number, false,
+	    __atomic_compare_exchange_n(lane_owner, &owner, forward->number, false,
 					__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		return true;
-	if (owner == forward->number)
-		return true;
-	// a record that missed its lane's move comes back, and must not move it again
-	if (!record->input->handed) {
-		record->input->handed = true;
-		record->input->handed_by = forward->number;
+	while ((uint8_t)owner != forward->number) {
+		if (__atomic_compare_exchange_n(lane_owner, &owner, owner + SESSION_HANDED, true,
+						__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+			hand_over(forward, record->lane, (uint8_t)owner, record->input);
+			return false;
+		}
 	}
-	if (forward->ops->handover(forward->worker, owner, record->input)) {
-		forward->counters.handed_over++;
-		record->input->buffer = NULL;
-	} else {
-		drop_record(forward, record->input, DROP_RECORD_HANDOVER_FULL);
-	}
-	return false;
+	return true;
+}
+
+/* Gives a lane away, unless more of its records are on their way here. */
+static void give_away(struct forward *forward, const struct leaving *leaving)
+{
+	uint32_t owner = forward->number;
+
+	__atomic_compare_exchange_n(&leaving->lane->owner, &owner, leaving->owner, false,
+				    __ATOMIC_RELEASE, __ATOMIC_RELAXED);
 }
 
 /* Parses and finds the sessions: leaves the records that have one in `records`. */
@@ -580,11 +599,16 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 			drop_record(forward, record->input, DROP_RECORD_OVERSIZED);
 		} else if (record->header.lane >= session->lanes_up) {
 			drop_record(forward, record->input, DROP_RECORD_LANE);
-		} else if (!session->rx[record->header.phase]) {
-			drop_record(forward, record->input, DROP_RECORD_KEY_PHASE);
 		} else {
 			record->session = session;
 			record->lane = session_rx_lane(session, record->header.lane);
+			if (record->input->handed)
+				__atomic_fetch_sub(&record->lane->owner, SESSION_HANDED,
+						   __ATOMIC_RELAXED);
+			if (!session->rx[record->header.phase]) {
+				drop_record(forward, record->input, DROP_RECORD_KEY_PHASE);
+				continue;
+			}
 			aead_prefetch(session->rx[record->header.phase]);
 			window_prefetch(&record->lane->window, record->header.sequence);
 			found++;
@@ -668,7 +692,7 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	for (unsigned int i = 0; i < n; i++)
 		give_back(forward, records[i].input);
 	for (unsigned int i = 0; i < leaving_count; i++)
-		__atomic_store_n(&leaving[i].lane->owner, leaving[i].owner, __ATOMIC_RELEASE);
+		give_away(forward, &leaving[i]);
 }
 
 static enum drop_message command(struct forward *forward, const struct forward_command *command)

@@ -37,8 +37,8 @@ struct forward_input {
 	uint8_t *record;
 	uint16_t length;
 	uint8_t frame_length; // the Ethernet, IP and UDP headers right before `record`
-	bool handed;          // by another worker, which didn't count it; the core sets this
-	uint8_t handed_by;    // the worker that received it; likewise
+	bool handed;          // by another worker, which didn't count it
+	uint8_t handed_by;    // that worker; the core sets both
 	struct endpoint source;
 };
 

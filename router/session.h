@@ -18,6 +18,7 @@
 enum {
 	SESSION_HEADER_MAX = 72, // Ethernet, VLAN tag, IPv6, UDP
 	SESSION_NO_OWNER = 0xff,
+	SESSION_HANDED = 1 << 8, // one record in session_rx.owner
 };
 
 /* Where a record came from, for comparing. */
@@ -47,7 +48,9 @@ struct session_rx {
 	uint32_t bucket;    // in thousandths of a message
 	uint32_t failed_epoch;
 	uint32_t seen_ms; // owner writes, control reads (relaxed): when last authentic
-	uint8_t owner; // worker, or SESSION_NO_OWNER; atomic: claimed by CAS, given away by release
+	// worker, or SESSION_NO_OWNER, and above these 8 bits how many records others are handing
+	// over to it; atomic: whoever gets one counts it first, and a lane moves only at none
+	uint32_t owner;
 	struct window window; // last, so that its first word shares the cache line of the above
 } __attribute__((aligned(64)));
 

@@ -373,7 +373,7 @@ static void test_lane_is_claimed_and_follows(void **state)
 	fixture_burst(f, 1);
 	assert_int_equal(counters(f, 1)->records_received, 0);
 	assert_int_equal(counters(f, 1)->handed_over, 2);
-	assert_int_equal(lane->owner, 0);
+	assert_int_equal(lane->owner, 2 * SESSION_HANDED);
 	assert_int_equal(fixture_queue(f, 0), 2);
 	assert_int_equal(lane->owner, 1);
 	assert_int_equal(counters(f, 0)->records_received, 3);
@@ -402,7 +402,36 @@ static void test_lane_is_claimed_and_follows(void **state)
 	assert_int_equal(lane->owner, 1);
 }
 
-static void test_record_that_missed_its_lane(void **state)
+static void test_lane_waits_for_what_is_on_its_way(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *a = peer_new(f, 1), *b = peer_new(f, 2);
+	struct session_rx *lane = session_rx_lane(a->session, 0);
+	const unsigned int records = FORWARD_BURST + 2;
+
+	for (uint32_t tag = 0; tag <= records; tag++) {
+		const struct said said = say(&b->id, tag, 8);
+
+		peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
+		fixture_burst(f, tag > 0);
+	}
+	// the lane's owner takes a burst of them, and the lane stays for the others
+	assert_int_equal(fixture_queue(f, 0), FORWARD_BURST);
+	assert_int_equal(lane->owner, 2 * SESSION_HANDED);
+	{
+		const struct said said = say(&b->id, records + 1, 8);
+
+		peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
+		fixture_burst(f, 1);
+	}
+	assert_int_equal(fixture_queue(f, 0), 3);
+	assert_int_equal(lane->owner, 1);
+	assert_int_equal(f->heard_count, records + 2);
+	for (uint32_t tag = 0; tag < f->heard_count; tag++)
+		assert_int_equal(f->heard[tag].tag, tag);
+}
+
+static void test_record_handed_over_in_vain(void **state)
 {
 	struct fixture *f = *state;
 	struct peer *a = peer_new(f, 1), *b = peer_new(f, 2);
@@ -411,20 +440,19 @@ static void test_record_that_missed_its_lane(void **state)
 
 	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
 	fixture_burst(f, 0);
-	// two are handed over, the lane goes with the first of them, so the second comes back
+	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
+	fixture_burst(f, 1);
+	assert_int_equal(lane->owner, SESSION_HANDED);
+	// its key is gone when it gets there: it no longer keeps the lane from moving
+	peer_rekey(f, a);
+	peer_rekey_sends(f, a);
+	peer_rekey_ends(f, a);
+	assert_int_equal(fixture_queue(f, 0), 1);
+	assert_int_equal(counters(f, 0)->records_dropped[DROP_RECORD_KEY_PHASE], 1);
+	assert_int_equal(lane->owner, 0);
 	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
 	fixture_burst(f, 1);
 	assert_int_equal(fixture_queue(f, 0), 1);
-	assert_int_equal(lane->owner, 1);
-	lane->owner = 0;
-	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
-	fixture_burst(f, 1);
-	lane->owner = 1;
-	assert_int_equal(fixture_queue(f, 0), 1);
-	assert_int_equal(counters(f, 0)->handed_over, 1);
-	assert_int_equal(fixture_queue(f, 1), 1);
-	assert_int_equal(counters(f, 1)->messages_delivered, 1);
-	// it came in at worker 1, and there the lane stays
 	assert_int_equal(lane->owner, 1);
 }
 
@@ -462,6 +490,7 @@ static void test_owner_is_behind(void **state)
 	peer_says(f, a, 0, WIRE_NORMAL, &said, 1);
 	expect_dropped(f, DROP_RECORD_HANDOVER_FULL);
 	assert_int_equal(f->workers[1].queued, 0);
+	assert_int_equal(session_rx_lane(a->session, 0)->owner, 1);
 }
 
 /* Messages that go no further */
@@ -1397,7 +1426,8 @@ int main(void)
 		TEST(key_limit),
 		TEST(malformed),
 		TEST(lane_is_claimed_and_follows),
-		TEST(record_that_missed_its_lane),
+		TEST(lane_waits_for_what_is_on_its_way),
+		TEST(record_handed_over_in_vain),
 		TEST(lane_stays_for_the_burst),
 		TEST(owner_is_behind),
 		TEST(every_kind),

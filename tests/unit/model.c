@@ -55,7 +55,8 @@ struct record {
 	uint32_t count;
 	bool forged;
 	bool handed;
-	uint8_t handed_by;
+	uint8_t received_by; // worker
+	uint32_t received;   // the how manieth of its lane that this worker received
 };
 
 struct air {
@@ -65,7 +66,10 @@ struct air {
 
 struct lane {
 	uint8_t owner;
+	unsigned int handed; // on their way to the owner
 	uint64_t next;
+	uint32_t received[FIXTURE_WORKERS]; // by each
+	uint32_t opened[FIXTURE_WORKERS];   // `received` of the last of these that was opened
 	bool accepted[SEQUENCES];
 };
 
@@ -229,10 +233,28 @@ static int check_window(const struct lane *lane, uint64_t sequence)
 	return lane->accepted[sequence] ? (int)DROP_RECORD_REPLAY_SEEN : OPENED;
 }
 
+static struct lane *lane_of(struct model *m, const struct record *record)
+{
+	return &view_of(m, record->from)->lanes[record->header.lane];
+}
+
+/* By a worker, from the port or from the other one. */
+static void receive(struct model *m, struct record *record, unsigned int worker)
+{
+	struct lane *lane = lane_of(m, record);
+
+	if (record->handed) {
+		lane->handed--;
+		return;
+	}
+	record->received_by = worker;
+	record->received = ++lane->received[worker];
+}
+
 static int check_lane(struct model *m, struct record *record, unsigned int worker,
 		      unsigned int *handovers)
 {
-	struct lane *lane = &view_of(m, record->from)->lanes[record->header.lane];
+	struct lane *lane = lane_of(m, record);
 
 	if (lane->owner == SESSION_NO_OWNER)
 		lane->owner = worker;
@@ -241,15 +263,16 @@ static int check_lane(struct model *m, struct record *record, unsigned int worke
 	if (*handovers == 0)
 		return DROP_RECORD_HANDOVER_FULL;
 	(*handovers)--;
-	if (!record->handed)
-		record->handed_by = worker;
+	// whoever is on the way to the owner finds it there
+	assert_false(record->handed);
 	record->handed = true;
+	lane->handed++;
 	return HANDED_OVER;
 }
 
 static int accept_record(struct model *m, const struct record *record)
 {
-	struct lane *lane = &view_of(m, record->from)->lanes[record->header.lane];
+	struct lane *lane = lane_of(m, record);
 	int result = check_window(lane, record->header.sequence);
 
 	if (record->forged || record->key != record->from->session->rx[record->header.phase])
@@ -258,6 +281,9 @@ static int accept_record(struct model *m, const struct record *record)
 		lane->accepted[record->header.sequence] = true;
 		if (record->header.sequence >= lane->next)
 			lane->next = record->header.sequence + 1;
+		// what takes the same way stays in order, wherever the lane goes meanwhile
+		assert_true(record->received > lane->opened[record->received_by]);
+		lane->opened[record->received_by] = record->received;
 	}
 	return result;
 }
@@ -411,8 +437,10 @@ static unsigned int foretell(struct model *m, unsigned int worker, struct record
 
 	if (handovers > FIXTURE_QUEUE - queued)
 		handovers = FIXTURE_QUEUE - queued;
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++) {
+		receive(m, &records[i], worker);
 		results[i] = find_session(m, &records[i]);
+	}
 	for (unsigned int i = 0; i < n; i++) {
 		if (results[i] == OPENED)
 			results[i] = check_lane(m, &records[i], worker, &handovers);
@@ -421,7 +449,7 @@ static unsigned int foretell(struct model *m, unsigned int worker, struct record
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		const struct record *record = &records[i];
-		struct lane *lane = &view_of(m, record->from)->lanes[record->header.lane];
+		struct lane *lane = lane_of(m, record);
 		bool above = record->header.sequence >= lane->next;
 
 		if (results[i] == OPENED)
@@ -452,10 +480,10 @@ static unsigned int foretell(struct model *m, unsigned int worker, struct record
 				expected->messages_dropped[message->fate]++;
 		}
 	}
-	// what leaves only does so at the end
+	// what leaves only does so at the end, and when nothing is on its way here
 	for (unsigned int i = 0; i < n; i++) {
-		if (leaving[i])
-			leaving[i]->owner = records[i].handed_by;
+		if (leaving[i] && !leaving[i]->handed)
+			leaving[i]->owner = records[i].received_by;
 	}
 	return control;
 }
