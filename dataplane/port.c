@@ -20,7 +20,7 @@
 
 enum {
 	DESCRIPTORS = 2048, // of each ring of an AF_XDP socket
-	BUFFERS = 6144,     // a queue: what its rings may hold, caches, spares, handed over
+	BUFFERS = 8192,     // a queue: what its rings may hold, caches, spares, handed over
 	BUFFER_CACHE = 256, // of the same, kept by each thread
 
 	XDP_ROOM = 256,           // what the kernel leaves free in front of a frame

@@ -13,7 +13,8 @@
 #include "port.h"
 
 enum {
-	WORKER_HANDOVERS = 512, // records from one worker to another that may wait; less one
+	WORKER_HANDOVERS = 2048, // records from one worker to another that may wait, as a port's
+				 // ring holds; less one
 	WORKER_EVENTS = 512,
 	WORKER_COMMANDS = 256,
 	WORKER_COMMAND_BURST = 8,
