@@ -256,10 +256,14 @@ static void on_event(uv_poll_t *poll, int status, int events)
 	struct connection *connection = poll->data;
 
 	uv_poll_stop(poll);
-	if (connection->state == STATE_SILENT)
+	if (connection->state == STATE_SILENT) {
 		hear(connection);
-	else
+	} else if (connection->state == STATE_WAITING) {
+		connection->listener->counters.failed++; // gave up
+		close_connection(connection);
+	} else {
 		make_ready(connection);
+	}
 }
 
 /* Does all that can be done for it now. */
@@ -302,6 +306,7 @@ static void begin(struct connection *connection, enum admission_budget budget)
 		return;
 	}
 	setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
+	uv_poll_stop(&connection->poll);
 	leave_state(connection);
 	enter_state(connection, STATE_EARLY, listener->config.tls_timeout_ms);
 	make_ready(connection);
@@ -391,9 +396,12 @@ static void hear(struct connection *connection)
 	enter_state(connection, STATE_WAITING, listener->config.waiting_timeout_ms);
 	if (listener->counts[STATE_WAITING] == 1 && begin_next(listener))
 		return;
-	if (!begin_as_member(connection) &&
-	    listener->counts[STATE_WAITING] > listener->config.waiting_max)
+	if (begin_as_member(connection))
+		return;
+	if (listener->counts[STATE_WAITING] > listener->config.waiting_max)
 		turn_away(connection, listener->blocked);
+	else
+		uv_poll_start(&connection->poll, UV_DISCONNECT, on_event);
 }
 
 static void admit(struct connection *connection)
