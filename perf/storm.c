@@ -38,7 +38,7 @@ enum {
 	READY_S = 30,
 	RAW = 2000, // handshakes in memory
 	RETURN_S = 120,
-	SMALL = 100, // sessions of the relay whose memory is the base
+	DESCRIPTORS = 200, // for all else
 };
 
 #define SECOND UINT64_C(1000000000)
@@ -523,13 +523,21 @@ static void options_read(struct options *o, int argc, char **argv)
 	}
 }
 
-static void descriptors_raise(unsigned int peers)
+/* How many peers can join at once: each has a socket for records, and one more while it joins. */
+static unsigned int descriptors_raise(unsigned int peers)
 {
-	rlim_t wanted = 4 * (rlim_t)peers + 1024;
+	rlim_t wanted = 2 * (rlim_t)peers + DESCRIPTORS;
 	struct rlimit limit = {wanted, wanted};
 
-	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-		fprintf(stderr, "storm: may open too few files (ulimit -n): %m\n");
+	if (setrlimit(RLIMIT_NOFILE, &limit) == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return peers;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_max >= wanted)
+		return peers;
+	if (limit.rlim_max < peers + 2 * DESCRIPTORS)
+		die("may open too few files (ulimit -n)");
+	return (unsigned int)limit.rlim_max - peers - DESCRIPTORS;
 }
 
 static void result_print(const struct storm *s, json_t *result)
@@ -552,7 +560,7 @@ int main(int argc, char **argv)
 	struct bystanding bystanding;
 	int stop[2], report[2];
 	double base, memory, cpu, seconds, resumed_seconds, resumed_cpu, rate, raw;
-	unsigned int joined, returned;
+	unsigned int joined, returned, spare;
 	json_int_t resumed;
 	uint64_t begin;
 	cpu_set_t core;
@@ -583,10 +591,10 @@ int main(int argc, char **argv)
 		die("the bystanders are gone");
 	sleep(QUIET_S);
 
-	descriptors_raise(s->options.peers);
+	spare = descriptors_raise(s->options.peers);
 	s->viaduct = viaduct_new();
 	s->peers = calloc(s->options.peers, sizeof(*s->peers));
-	viaduct_handshakes_limit(s->viaduct, s->options.peers);
+	viaduct_handshakes_limit(s->viaduct, spare);
 	for (unsigned int i = 0; i < s->options.peers; i++)
 		s->peers[i] = peer_open(s, s->viaduct, i + 1, &callbacks, s);
 	if (write(stop[1], "", 1) != 1)

@@ -57,8 +57,6 @@ session:
 limits:
   source_handshakes: 10000
   source_handshakes_per_second: 100000
-  waiting: 20000
-  waiting_timeout: 60
 END
 	mv "$lab/viaductd.yaml" "$lab/$1.yaml"
 }
