@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 /* Exit codes; `viaduct --help` explains them. */
 enum cli_exit {
@@ -27,7 +28,8 @@ struct command {
 };
 
 extern const struct command command_ping, command_send, command_listen, command_request,
-	command_reply, command_status, command_peers, command_routes, command_drops, command_cert;
+	command_reply, command_status, command_peers, command_routes, command_drops, command_cert,
+	command_events, command_revoke, command_reload, command_drain;
 
 /* --json was given. */
 extern bool cli_json;
@@ -56,6 +58,23 @@ _Noreturn void cli_misused(const struct command *command, const char *format, ..
 /* A number from `min` to `max`, or exits with CLI_USAGE. */
 double cli_number(const struct command *command, const char *what, const char *text, double min,
 		  double max);
+
+#define CLI_ADMIN_SOCKET "/run/viaduct/viaduct.sock"
+#define CLI_ADMIN_OPTIONS                                                                          \
+	"  --socket PATH  viaductd's admin socket (VIADUCT_ADMIN, " CLI_ADMIN_SOCKET ")\n"         \
+	"  --json         the answer as viaductd gives it; docs/operating.md lists it\n"
+
+/*
+ * Opens viaductd's admin socket (`path` NULL: VIADUCT_ADMIN or the default) and asks `question`,
+ * which is freed. NULL after having said why not, with `code` to exit with.
+ */
+FILE *cli_admin_open(const char *path, json_t *question, int *code);
+
+/* Waits for an answer that is ok. NULL after having said why there is none, likewise. */
+json_t *cli_admin_answer(FILE *file, int *code);
+
+/* Both, for a single answer. */
+json_t *cli_admin_ask(const char *path, json_t *question, int *code);
 
 /* Prints an object as one line of JSON, and frees it. */
 void cli_print(json_t *object);

@@ -1,6 +1,5 @@
 /* viaduct status, peers, routes, drops: questions to viaductd's admin socket. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +9,7 @@
 
 #include "cli.h"
 
-#define SOCKET_DEFAULT "/run/viaduct/viaduct.sock"
+#define SOCKET_DEFAULT CLI_ADMIN_SOCKET
 
 enum { COLUMNS_MAX = 8 };
 
@@ -34,30 +33,41 @@ static int admin_connect(const char *path)
 	return fd;
 }
 
-/* Asks and waits. NULL after having said why there is no answer; `code` is what to exit with. */
-static json_t *ask(const char *path, const char *question, int *code)
+FILE *cli_admin_open(const char *path, json_t *question, int *code)
 {
-	int fd = admin_connect(path);
-	json_t *answer = NULL;
 	FILE *file;
-	char *line = NULL;
-	size_t size = 0;
+	int fd;
 
+	if (!path)
+		path = getenv("VIADUCT_ADMIN");
+	if (!path)
+		path = SOCKET_DEFAULT;
+	fd = admin_connect(path);
 	file = fd >= 0 ? fdopen(fd, "r+") : NULL;
-	if (!file) {
+	if (file) {
+		json_dumpf(question, file, JSON_COMPACT);
+		fputc('\n', file);
+		fflush(file);
+	} else {
 		*code = cli_fail(CLI_UNREACHABLE,
 				 "%s: %s; is viaductd running, and this its socket?", path,
 				 strerror(errno));
-		return NULL;
 	}
-	fprintf(file, "{\"cmd\":\"%s\"}\n", question);
-	fflush(file);
+	json_decref(question);
+	return file;
+}
+
+json_t *cli_admin_answer(FILE *file, int *code)
+{
+	json_t *answer = NULL;
+	char *line = NULL;
+	size_t size = 0;
+
 	if (getline(&line, &size, file) > 0)
 		answer = json_loads(line, 0, NULL);
 	free(line);
-	fclose(file);
 	if (!json_is_object(answer)) {
-		*code = cli_fail(CLI_UNREACHABLE, "%s: no answer that makes sense", path);
+		*code = cli_fail(CLI_UNREACHABLE, "no answer that makes sense");
 	} else if (!json_is_true(json_object_get(answer, "ok"))) {
 		const char *error = json_string_value(json_object_get(answer, "error"));
 
@@ -67,6 +77,18 @@ static json_t *ask(const char *path, const char *question, int *code)
 	}
 	json_decref(answer);
 	return NULL;
+}
+
+json_t *cli_admin_ask(const char *path, json_t *question, int *code)
+{
+	FILE *file = cli_admin_open(path, question, code);
+	json_t *answer = NULL;
+
+	if (file) {
+		answer = cli_admin_answer(file, code);
+		fclose(file);
+	}
+	return answer;
 }
 
 /* ---- Values ---- */
@@ -349,15 +371,13 @@ static json_t *admin_answer(const struct command *command, int argc, char **argv
 {
 	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
 						CLI_OPTIONS};
-	const char *path = getenv("VIADUCT_ADMIN");
+	const char *path = NULL;
 
-	if (!path)
-		path = SOCKET_DEFAULT;
 	while (cli_option(command, argc, argv, "h", options) != -1)
 		path = optarg;
 	if (optind != argc)
 		cli_misused(command, "it takes no arguments");
-	return ask(path, command->name, code);
+	return cli_admin_ask(path, json_pack("{ss}", "cmd", command->name), code);
 }
 
 static int admin_run(const struct command *command, int argc, char **argv, void (*print)(json_t *))
@@ -410,9 +430,7 @@ static int drops_run(int argc, char **argv)
 }
 
 #define ADMIN_ARGUMENTS "[--socket PATH] [--json]"
-#define ADMIN_OPTIONS                                                                              \
-	"  --socket PATH  viaductd's admin socket (VIADUCT_ADMIN, " SOCKET_DEFAULT ")\n"           \
-	"  --json         the answer as viaductd gives it; docs/operating.md lists it\n"
+#define ADMIN_OPTIONS   CLI_ADMIN_OPTIONS
 
 const struct command command_status = {
 	.name = "status",

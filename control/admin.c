@@ -9,6 +9,7 @@
 #include <urcu/list.h>
 
 #include "log.h"
+#include "revoke.h"
 
 enum {
 	BACKLOG = 16,
@@ -83,17 +84,15 @@ static json_t *status_handshakes(const struct admin_subject *subject)
 		"{sI sI sI sI sI sI sI sI sI sI sI si si si}", //
 		"ok", (json_int_t)counters.welcomed, "failed", (json_int_t)counters.failed,
 		"refused", (json_int_t)counters.refused, "timed_out",
-		(json_int_t)counters.timed_out, "resumed", (json_int_t)counters.resumed,
-		"rekeyed", (json_int_t)subject->members->rekeyed, "of_members",
+		(json_int_t)counters.timed_out, "resumed", (json_int_t)counters.resumed, "rekeyed",
+		(json_int_t)subject->members->rekeyed, "of_members",
 		(json_int_t)counters.of_members, "busy", (json_int_t)counters.busy, "closed",
 		(json_int_t)counters.closed, "evicted", (json_int_t)counters.evicted,
-		"no_descriptors", (json_int_t)counters.no_descriptors, "open",
-		(int)counters.open, "waiting", (int)counters.waiting, "silent",
-		(int)counters.silent);
+		"no_descriptors", (json_int_t)counters.no_descriptors, "open", (int)counters.open,
+		"waiting", (int)counters.waiting, "silent", (int)counters.silent);
 
 	for (int limit = ADMISSION_FREE + 1; limit < ADMISSION_LIMIT_COUNT; limit++)
-		json_object_set_new(handshakes,
-				    admission_limit_name((enum admission_limit)limit),
+		json_object_set_new(handshakes, admission_limit_name((enum admission_limit)limit),
 				    json_integer((json_int_t)counters.over[limit]));
 	return handshakes;
 }
@@ -105,20 +104,19 @@ static json_t *status(const struct admin_subject *subject, uint64_t uptime_ms)
 	char id[WIRE_ID_TEXT + 1];
 
 	wire_id_format(id, &relay->id);
-	return json_pack(
-		"{sb ss ss ss ss si sI ss ss si sb sI so s{sI sI si} sI so}", //
-		"ok", 1, "name", relay->name, "id", id, "federation", relay->federation,        //
-		"version", VIADUCT_VERSION, "pid", (int)getpid(),                               //
-		"uptime_s", (json_int_t)(uptime_ms / 1000),                                     //
-		"driver", dataplane_driver_name(dataplane_driver(subject->dataplane)),          //
-		"interface", subject->config->data.interface,                                   //
-		"data_port", subject->config->data.port,                                        //
-		"huge_pages", dataplane_huge_pages(subject->dataplane),                         //
-		"memory_mb", memory_mb(), "workers", status_workers(subject),                   //
-		"sessions", "joined", (json_int_t)members->joined, "joining",
-		(json_int_t)members->joining, "max", subject->config->session.max, //
-		"routes", (json_int_t)route_count(&members->routes),               //
-		"handshakes", status_handshakes(subject));
+	return json_pack("{sb ss ss ss ss si sI ss ss si sb sI so s{sI sI si} sI so}",            //
+			 "ok", 1, "name", relay->name, "id", id, "federation", relay->federation, //
+			 "version", VIADUCT_VERSION, "pid", (int)getpid(),                        //
+			 "uptime_s", (json_int_t)(uptime_ms / 1000),                              //
+			 "driver", dataplane_driver_name(dataplane_driver(subject->dataplane)),   //
+			 "interface", subject->config->data.interface,                            //
+			 "data_port", subject->config->data.port,                                 //
+			 "huge_pages", dataplane_huge_pages(subject->dataplane),                  //
+			 "memory_mb", memory_mb(), "workers", status_workers(subject),            //
+			 "sessions", "joined", (json_int_t)members->joined, "joining",
+			 (json_int_t)members->joining, "max", subject->config->session.max, //
+			 "routes", (json_int_t)route_count(&members->routes),               //
+			 "handshakes", status_handshakes(subject));
 }
 
 static json_t *peer(const struct member_session *session, const char *state, uint64_t now_ms)
@@ -243,9 +241,12 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 		answer = routes(subject);
 	else if (strcmp(command, "drops") == 0)
 		answer = drops(subject);
+	else if (strcmp(command, "revoke") == 0)
+		answer = revoke_answer(subject->trust, subject->members, question,
+				       dataplane_now_ms());
 	else
 		answer = json_pack("{sb ss}", "ok", 0, "error",
-				   "no such cmd; one of status, peers, routes, drops");
+				   "no such cmd; one of status, peers, routes, drops, revoke");
 	json_decref(question);
 	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
 	text = size ? malloc(size + 2) : NULL;

@@ -16,7 +16,8 @@ struct admin_subject {
 	const struct config *config;
 	const struct tls *tls;
 	const struct listener *listener;
-	const struct members *members;
+	struct members *members;
+	struct trust *trust;
 	struct dataplane *dataplane;
 };
 

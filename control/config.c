@@ -38,6 +38,8 @@ static const cyaml_strval_t levels[] = {
 
 static const cyaml_schema_value_t address_value = {
 	CYAML_VALUE_STRING(CYAML_FLAG_DEFAULT, char[ADDRESS_TEXT], 1, ADDRESS_TEXT - 1)};
+static const cyaml_schema_value_t id_value = {
+	CYAML_VALUE_STRING(CYAML_FLAG_DEFAULT, char[WIRE_ID_TEXT + 1], WIRE_ID_TEXT, WIRE_ID_TEXT)};
 static const cyaml_schema_value_t core_value = {CYAML_VALUE_INT(CYAML_FLAG_DEFAULT, int)};
 static const cyaml_schema_value_t cipher_value = {
 	CYAML_VALUE_ENUM(CYAML_FLAG_STRICT, int, ciphers, CYAML_ARRAY_LEN(ciphers))};
@@ -55,12 +57,8 @@ static const cyaml_schema_value_t cipher_value = {
 	CYAML_FIELD_MAPPING(#section, CYAML_FLAG_##flags, struct config, section, section##_fields)
 
 static const cyaml_schema_field_t tls_fields[] = {
-	TEXT(tls, certificate, DEFAULT),
-	TEXT(tls, key, DEFAULT),
-	TEXT(tls, ca, DEFAULT),
-	TEXT(tls, tickets, OPTIONAL),
-	NUMBER(tls, ticket_rotation),
-	CYAML_FIELD_END,
+	TEXT(tls, certificate, DEFAULT), TEXT(tls, key, DEFAULT),      TEXT(tls, ca, DEFAULT),
+	TEXT(tls, tickets, OPTIONAL),    NUMBER(tls, ticket_rotation), CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t control_fields[] = {
@@ -112,16 +110,28 @@ static const cyaml_schema_field_t limits_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t trust_fields[] = {
+	TEXT(trust, crl, OPTIONAL),
+	TEXT(trust, revoked, OPTIONAL),
+	TEXT(trust, pins_file, OPTIONAL),
+	LIST(trust, pins, &id_value, CONFIG_PINS_MAX),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t drain_fields[] = {
+	NUMBER(drain, seconds),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t log_fields[] = {
 	CHOICE(log, level, levels),
 	CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t config_fields[] = {
-	SECTION(tls, DEFAULT),     SECTION(control, OPTIONAL),
-	SECTION(data, DEFAULT),    SECTION(session, OPTIONAL),
-	SECTION(limits, OPTIONAL), SECTION(log, OPTIONAL),
-	CYAML_FIELD_END,
+	SECTION(tls, DEFAULT),      SECTION(control, OPTIONAL), SECTION(data, DEFAULT),
+	SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),  SECTION(trust, OPTIONAL),
+	SECTION(drain, OPTIONAL),   SECTION(log, OPTIONAL),     CYAML_FIELD_END,
 };
 
 static const cyaml_schema_value_t config_schema = {
@@ -161,10 +171,11 @@ static const struct limit {
 	LIMIT(limits, source_handshakes_per_second, 1, 100000, 500),
 	LIMIT(limits, member_handshakes, 1, 10000, 64),
 	LIMIT(limits, member_handshakes_per_second, 1, 100000, 500),
-	LIMIT(limits, busy_per_second, 1, 1000, 50),
+	LIMIT(limits, busy_per_second, 1, 1000, 10),
 	LIMIT(limits, waiting, 0, 65536, 4096),
 	LIMIT(limits, waiting_timeout, 1, 60, 5),
 	LIMIT(limits, takeovers_per_minute, 1, 60000, 6),
+	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };
 
@@ -175,6 +186,13 @@ static bool is_listen(const char *text)
 	return address_parse(&address, text) != 0;
 }
 
+static bool is_id(const char *text)
+{
+	struct wire_id id;
+
+	return wire_id_parse(&id, text) == 0;
+}
+
 /* And of texts. */
 static const struct form {
 	const char *path;
@@ -183,6 +201,7 @@ static const struct form {
 } forms[] = {
 	{"control.listen", is_listen, "an address such as 0.0.0.0:7740 or [::]:7740"},
 	{"data.address", address_is_ip, "an IP address"},
+	{"trust.pins", is_id, "a peer's id, of 26 characters"},
 };
 
 enum { PATH_TEXT = 128, NAMES_TEXT = 512 };
@@ -544,6 +563,13 @@ out:
 	return result;
 }
 
+static const size_t paths[] = {
+	offsetof(struct config, tls.certificate), offsetof(struct config, tls.key),
+	offsetof(struct config, tls.ca),          offsetof(struct config, tls.tickets),
+	offsetof(struct config, control.admin),   offsetof(struct config, trust.crl),
+	offsetof(struct config, trust.revoked),   offsetof(struct config, trust.pins_file),
+};
+
 /* Makes a path relative to the folder of `file`. */
 static int resolve(const char *file, char path[CONFIG_PATH_MAX])
 {
@@ -591,11 +617,13 @@ int config_load(const char *file, struct config *config, char *error)
 		snprintf(error, CONFIG_ERROR_MAX, "%.512s:%.1000s", file, detail);
 		goto out;
 	}
-	if (resolve(file, config->tls.certificate) || resolve(file, config->tls.key) ||
-	    resolve(file, config->tls.ca) ||
-	    (*config->tls.tickets && resolve(file, config->tls.tickets)) || resolve(file, config->control.admin)) {
-		result = -ENAMETOOLONG;
-		snprintf(error, CONFIG_ERROR_MAX, "%.512s: a path in it is too long", file);
+	for (size_t i = 0; i < CYAML_ARRAY_LEN(paths); i++) {
+		char *path = (char *)config + paths[i];
+
+		if (*path && resolve(file, path)) {
+			result = -ENAMETOOLONG;
+			snprintf(error, CONFIG_ERROR_MAX, "%.512s: a path in it is too long", file);
+		}
 	}
 out:
 	if (stream)

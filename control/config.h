@@ -17,6 +17,7 @@ enum {
 	CONFIG_ADDRESSES_MAX = 8,
 	CONFIG_CIPHERS_MAX = 2,
 	CONFIG_WORKERS_MAX = 8,
+	CONFIG_PINS_MAX = 64, // more are for a file
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
 };
 
@@ -87,6 +88,16 @@ struct config {
 		int waiting_timeout; // s
 		int takeovers_per_minute;
 	} limits;
+	struct config_trust {
+		char crl[CONFIG_PATH_MAX];                    // "": none
+		char revoked[CONFIG_PATH_MAX];                // "": kept nowhere
+		char pins_file[CONFIG_PATH_MAX];              // "": none
+		char pins[CONFIG_PINS_MAX][WIRE_ID_TEXT + 1]; // ids
+		uint32_t pins_count;
+	} trust;
+	struct config_drain {
+		int seconds;
+	} drain;
 	struct config_log {
 		int level; // enum log_level
 	} log;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <openssl/sha.h>
 #include <openssl/x509v3.h>
+#include <stdlib.h>
 
 #define SCHEME  "spiffe://"
 #define CLUSTER "relay" // what a relay has in a cluster's place
@@ -84,6 +85,26 @@ static int read_id(struct wire_id *id, X509 *certificate)
 	return 0;
 }
 
+int identity_certificate(struct wire_id *certificate, const X509_NAME *issuer,
+			 const ASN1_INTEGER *serial)
+{
+	uint8_t hash[SHA256_DIGEST_LENGTH], *input = NULL;
+	int ok, length = i2d_ASN1_INTEGER(serial, NULL);
+	// of the canonical form, as a CRL may write the name in another way
+	unsigned long name = X509_NAME_hash_ex(issuer, NULL, NULL, &ok);
+	uint8_t *at;
+
+	if (!ok || length <= 0 || !(input = malloc(4 + (size_t)length)))
+		return -ENOMEM;
+	wire_put32(input, (uint32_t)name);
+	at = input + 4;
+	i2d_ASN1_INTEGER(serial, &at);
+	SHA256(input, 4 + (size_t)length, hash);
+	memcpy(certificate, hash, sizeof(*certificate));
+	free(input);
+	return 0;
+}
+
 /* Counts the URIs among the alternative names and reads the last one. */
 static int read_uris(struct identity *identity, X509 *certificate, unsigned int *count)
 {
@@ -158,6 +179,9 @@ int identity_read(struct identity *identity, X509 *certificate, enum identity_ro
 			       : "the certificate's extended key usage is not clientAuth alone";
 	else if (read_id(&identity->id, certificate))
 		*why = "the certificate's public key can't be read";
+	else if (identity_certificate(&identity->certificate, X509_get_issuer_name(certificate),
+				      X509_get0_serialNumber(certificate)))
+		*why = "the certificate's number can't be read";
 	if (*why)
 		return -EINVAL;
 

@@ -12,10 +12,18 @@ enum { IDENTITY_NAME_MAX = 255 }; // bytes, without the NUL
 
 struct identity {
 	struct wire_id id;
+	struct wire_id certificate;             // see identity_certificate()
 	char name[IDENTITY_NAME_MAX + 1];       // SPIFFE ID or CN
 	char federation[IDENTITY_NAME_MAX + 1]; // trust domain; "" for a CN
 	char cluster[IDENTITY_NAME_MAX + 1];    // "" for a CN
 };
+
+/*
+ * What tells a CA's certificates apart: the first 16 bytes of SHA-256 over the hash of the issuer's
+ * name and the serial number. Returns 0 or -ENOMEM.
+ */
+int identity_certificate(struct wire_id *certificate, const X509_NAME *issuer,
+			 const ASN1_INTEGER *serial);
 
 enum identity_role {
 	IDENTITY_PEER,

@@ -38,6 +38,7 @@ static struct viaductd {
 	struct config config;
 	struct plan plan;
 	struct tls tls;
+	struct trust trust;
 	struct tickets tickets;
 	uv_timer_t tickets_timer;
 	const struct aead_ops *aead;
@@ -94,6 +95,16 @@ static int placement_start(struct viaductd *v)
 	return node_prefer(v->plan.workers[0].node);
 }
 
+static int trust_start(struct viaductd *v)
+{
+	return trust_init(&v->trust, &v->config, v->error);
+}
+
+static void trust_stop(struct viaductd *v)
+{
+	trust_fini(&v->trust);
+}
+
 static int tls_start(struct viaductd *v)
 {
 	int result = tls_init(&v->tls, &v->config, v->error);
@@ -105,6 +116,7 @@ static int tls_start(struct viaductd *v)
 		tls_fini(&v->tls);
 	else
 		tls_use_tickets(&v->tls, &v->tickets);
+	v->tls.trust = &v->trust;
 	return result;
 }
 
@@ -328,6 +340,7 @@ static int admin_begin(struct viaductd *v)
 		.tls = &v->tls,
 		.listener = v->listener,
 		.members = &v->members,
+		.trust = &v->trust,
 		.dataplane = v->dataplane,
 	};
 
@@ -373,6 +386,7 @@ static const struct step {
 } steps[] = {
 	{"limits", limits_start, NULL},
 	{"placement", placement_start, NULL},
+	{"trust", trust_start, trust_stop},
 	{"TLS", tls_start, tls_stop},
 	{"RCU", rcu_start, rcu_stop},
 	{"AEAD", aead_start, NULL},
@@ -448,6 +462,11 @@ static int check(struct viaductd *v, const char *file)
 		return EXIT_FAILURE;
 	}
 	tls_fini(&v->tls);
+	if (trust_init(&v->trust, &v->config, v->error)) {
+		fprintf(stderr, "%s: %s\n", file, v->error);
+		return EXIT_FAILURE;
+	}
+	trust_fini(&v->trust);
 	printf("%s: ok\n", file);
 	return EXIT_SUCCESS;
 }

@@ -251,16 +251,24 @@ static void log_left(const struct member_session *session, const char *reason)
 		 session->member->name, session->index, reason);
 }
 
+/* Ends the next session, which nobody has heard of. */
+static void end_next(struct members *members, struct member *member)
+{
+	struct member_session *session = member->next;
+
+	rcu_assign_pointer(slot_of(members, session)->next, NULL);
+	member->next = NULL;
+	members->joining--;
+	session_free(members, session);
+}
+
 static void forget_silent(struct members *members, struct member_session *session, uint64_t now_ms)
 {
 	struct member *member = session->member;
 
 	log_info("no first record", "id=%s name=%s index=%u", member->text, member->name,
 		 session->index);
-	rcu_assign_pointer(slot_of(members, session)->next, NULL);
-	member->next = NULL;
-	members->joining--;
-	session_free(members, session);
+	end_next(members, member);
 	settle(members, member, true, now_ms);
 }
 
@@ -522,6 +530,7 @@ int member_join(struct members *members, const struct member_ask *ask, uint64_t 
 		return result;
 	}
 
+	__atomic_store_n(&slot_of(members, session)->revoked, false, __ATOMIC_RELAXED);
 	rcu_assign_pointer(slot_of(members, session)->next, &session->published->session);
 	if (member->next)
 		session_free(members, member->next);
@@ -621,6 +630,7 @@ int member_rekey(struct members *members, const struct member_ask *ask, uint64_t
 		session->rekeying = before;
 		goto failed;
 	}
+	session->member->certificate = ask->identity->certificate;
 	members->config.aead->key_free(session->tx_next);
 	session->tx_next = tx;
 	memcpy(session->secret_next, secret, sizeof(secret));
@@ -675,6 +685,23 @@ void member_event(struct members *members, const struct forward_event *event, ui
 void member_leave(struct members *members, struct member_session *session, uint64_t now_ms)
 {
 	end_current(members, session->member, "left", now_ms);
+}
+
+bool member_revoke(struct members *members, struct member *member, uint64_t now_ms)
+{
+	struct session_slot *slot = &members->sessions->slot[member->slot];
+	bool was_present = is_present(member);
+
+	__atomic_store_n(&slot->revoked, true, __ATOMIC_RELAXED);
+	if (member->current) {
+		end_current(members, member, "revoked", now_ms);
+		say(members, member->last, "{\"event\":\"revoked\"}");
+	}
+	if (member->next) {
+		end_next(members, member);
+		settle(members, member, true, now_ms);
+	}
+	return was_present;
 }
 
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)

@@ -161,6 +161,12 @@ bool member_echo(struct members *members, struct member_session *session, const 
 /* Ends a current session at once; what is queued for it is still sent. */
 void member_leave(struct members *members, struct member_session *session, uint64_t now_ms);
 
+/*
+ * Throws a member out at once, and its records are dropped as revoked until its slot is somebody's
+ * again. Refusing new handshakes is up to the caller. Returns whether there was a session.
+ */
+bool member_revoke(struct members *members, struct member *member, uint64_t now_ms);
+
 /* Does what is due. Call it every 10 ms or so. */
 void members_tick(struct members *members, uint64_t now_ms);
 

@@ -163,6 +163,7 @@ static int make(struct roster *roster, const struct identity *identity, struct m
 	if (!member)
 		return -ENOMEM;
 	member->id = identity->id;
+	member->certificate = identity->certificate;
 	wire_id_format(member->text, &member->id);
 	CDS_INIT_LIST_HEAD(&member->resting);
 	result = file_name(roster, member, identity);
@@ -191,6 +192,7 @@ int roster_enter(struct roster *roster, const struct identity *identity, struct 
 		if (result)
 			return result;
 	}
+	member->certificate = identity->certificate;
 	cds_list_del_init(&member->resting);
 	*out = member;
 	return 0;

@@ -19,6 +19,7 @@ struct member_session;
 struct member {
 	struct wire_id id;
 	char text[WIRE_ID_TEXT + 1]; // of the id
+	struct wire_id certificate;  // that it came with last
 	uint32_t slot;
 	char *name;
 	char *cluster;        // "" if none; in the same allocation

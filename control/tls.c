@@ -42,7 +42,13 @@ static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_l
 	return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
-/* On top of the chain: role and name. */
+/* Why a peer of the federation is not wanted, NULL: it is. */
+static const char *refusal(const struct tls *tls, const struct identity *peer)
+{
+	return tls->trust ? trust_refuses(tls->trust, &peer->id, &peer->certificate) : NULL;
+}
+
+/* On top of the chain: role and name, and whether it is trusted. */
 static int check_peer(int ok, X509_STORE_CTX *store)
 {
 	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
@@ -55,11 +61,17 @@ static int check_peer(int ok, X509_STORE_CTX *store)
 		X509_STORE_CTX_set_error(store, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY);
 	if (!ok || X509_STORE_CTX_get_error_depth(store) != 0)
 		return ok;
-	if (!identity_read(&peer, X509_STORE_CTX_get_current_cert(store), IDENTITY_PEER,
-			   tls->relay.federation, &why))
+	if (identity_read(&peer, X509_STORE_CTX_get_current_cert(store), IDENTITY_PEER,
+			  tls->relay.federation, &why)) {
+		refuse(ssl, why);
+		X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+		return 0;
+	}
+	why = refusal(tls, &peer);
+	if (!why)
 		return 1;
 	refuse(ssl, why);
-	X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+	X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED);
 	return 0;
 }
 
@@ -102,7 +114,8 @@ static SSL_TICKET_RETURN open_ticket(SSL *ssl, SSL_SESSION *session, const unsig
 	if (age < 0 || age >= TLS_CHAIN_SECONDS ||
 	    X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0 ||
 	    X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0 ||
-	    identity_read(&peer, certificate, IDENTITY_PEER, tls->relay.federation, &why))
+	    identity_read(&peer, certificate, IDENTITY_PEER, tls->relay.federation, &why) ||
+	    refusal(tls, &peer))
 		return SSL_TICKET_RETURN_IGNORE_RENEW;
 	return SSL_TICKET_RETURN_USE_RENEW;
 }
@@ -257,7 +270,11 @@ int tls_peer(struct tls *tls, SSL *ssl, struct identity *peer, const char **why)
 	*why = "no certificate";
 	if (!certificate)
 		return -EINVAL;
-	return identity_read(peer, certificate, IDENTITY_PEER, tls->relay.federation, why);
+	if (identity_read(peer, certificate, IDENTITY_PEER, tls->relay.federation, why))
+		return -EINVAL;
+	// it may have changed since the handshake began
+	*why = refusal(tls, peer);
+	return *why ? -EINVAL : 0;
 }
 
 const char *tls_reason(const SSL *ssl)

@@ -10,6 +10,7 @@
 #include "config.h"
 #include "identity.h"
 #include "tickets.h"
+#include "trust.h"
 
 enum { TLS_CHAIN_SECONDS = 24 * 3600 }; // full authentication at least this often
 
@@ -17,6 +18,7 @@ struct tls {
 	SSL_CTX *context;
 	struct identity relay; // who we are
 	struct tickets *tickets;
+	struct trust *trust; // NULL: the CA alone
 };
 
 /*

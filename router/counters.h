@@ -19,6 +19,7 @@
 	X(RESERVED, "reserved", "a reserved bit is set")                                           \
 	X(SESSION_UNKNOWN, "session_unknown", "nobody has this session index")                     \
 	X(SESSION_STALE, "session_stale", "the index of a session that ended")                     \
+	X(REVOKED, "revoked", "of an identity that was revoked")                                   \
 	X(OVERSIZED, "oversized", "longer than the session's mtu allows")                          \
 	X(LANE, "lane", "a lane that was not agreed")                                              \
 	X(KEY_PHASE, "key_phase", "no key for this key phase")                                     \

@@ -593,8 +593,10 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 		session = session_find(sessions, record->header.index, &stale);
 		if (!session) {
 			drop_record(forward, record->input,
-				    stale ? DROP_RECORD_SESSION_STALE
-					  : DROP_RECORD_SESSION_UNKNOWN);
+				    session_is_revoked(sessions, record->header.index)
+					    ? DROP_RECORD_REVOKED
+				    : stale ? DROP_RECORD_SESSION_STALE
+					    : DROP_RECORD_SESSION_UNKNOWN);
 		} else if (record->input->length > session->record_max) {
 			drop_record(forward, record->input, DROP_RECORD_OVERSIZED);
 		} else if (record->header.lane >= session->lanes_up) {

@@ -96,6 +96,7 @@ struct session_slot {
 	struct session *current; // where the peer's messages go
 	struct wire_id id;
 	struct session *next; // joined, its first record not yet opened
+	bool revoked;         // who was here last was thrown out (relaxed)
 	struct session *last; // ended; only what the relay itself still has to say goes there
 } __attribute__((aligned(64)));
 
@@ -142,6 +143,13 @@ static inline const struct session *session_find(const struct session_table *tab
 			return session;
 	}
 	return session_find_other(table, index, stale);
+}
+
+/* Worker: whether there was a session in this slot that was revoked. */
+static inline bool session_is_revoked(const struct session_table *table, uint32_t index)
+{
+	return wire_slot(index) < table->slots &&
+	       __atomic_load_n(&table->slot[wire_slot(index)].revoked, __ATOMIC_RELAXED);
 }
 
 /* The same with sessions that have ended: for what the relay itself sends. */

@@ -111,7 +111,7 @@ static const struct {
 	 "mtu, "
 	 "aead, address"},
 	{TLS "data: {interface: eth0}\nlogs: {}\n",
-	 "3:1: logs: unknown; one of tls, control, data, session, limits, log"},
+	 "3:1: logs: unknown; one of tls, control, data, session, limits, trust, drain, log"},
 	{TLS "data:\n  interface: eth0\n  port: 1\n  port: 2\n", "5:3: data.port: is there twice"},
 	{TLS "data: {interface: eth0}\ndata: {interface: eth0}\n", "3:1: data: is there twice"},
 	{TLS "data: {interface: eth0, workers: 0}\n",
@@ -163,7 +163,8 @@ static const struct {
 	{TLS "data: {interface: eth0}\nsession: {keepalive: 60}\n",
 	 "3:22: session.expiry: 30 s is not allowed; more than session.keepalive, 60 s"},
 	{TLS "data: {interface: eth0}\nlimits: {? [a] : b}\n",
-	 "3:12: limits.this: unknown; one of tls_timeout, hello_timeout, close_timeout, hello_size, "
+	 "3:12: limits.this: unknown; one of tls_timeout, hello_timeout, close_timeout, "
+	 "hello_size, "
 	 "handshakes, handshakes_per_second, source_handshakes, source_handshakes_per_second, "
 	 "member_handshakes, member_handshakes_per_second, busy_per_second, waiting, "
 	 "waiting_timeout, takeovers_per_minute"},

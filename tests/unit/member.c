@@ -487,6 +487,33 @@ static void test_expiry(void **state)
 	society_silent(society);
 }
 
+static void test_revoke(void **state)
+{
+	struct society *society = *state;
+	struct member_session *session = society_settle(society, 1);
+	struct member *member = session->member;
+	uint32_t index = session->index;
+	struct member_grant grant;
+
+	assert_true(member_revoke(&society->members, member, society->now_ms));
+	assert_null(society_find(society, index));
+	assert_false(has_route(society, 1));
+	assert_true(session_is_revoked(society->members.sessions, index));
+	assert_string_equal(society_said(society, index), "{\"event\":\"revoked\"}");
+	assert_false(member_revoke(&society->members, member, society->now_ms));
+	// it is remembered when the session's last words are said
+	pass(society, MEMBER_LAST_MS);
+	assert_true(session_is_revoked(society->members.sessions, index));
+	assert_int_equal(society->members.present, 0);
+	// not only those who are heard of
+	assert_int_equal(society_join(society, 1, &grant), 0);
+	assert_false(session_is_revoked(society->members.sessions, grant.index));
+	assert_true(member_revoke(&society->members, member, society->now_ms));
+	assert_null(society_find(society, grant.index));
+	assert_int_equal(society->members.joining, 0);
+	assert_int_equal(society->members.present, 0);
+}
+
 /* The workers' 32 bits of time wrap around after 49 days, and their clock may be a little ahead. */
 static void test_clock_wraps(void **state)
 {
@@ -587,6 +614,7 @@ int main(void)
 		TEST(first_record),
 		TEST(no_first_record),
 		TEST(exporter_fails),
+		TEST(revoke),
 		TEST(first_address_is_another),
 		TEST(late_echo),
 		TEST(roaming),

@@ -1,0 +1,265 @@
+/* viaduct events, revoke, reload, drain: what changes a relay, and what happens there. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+static const char *string(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "-";
+}
+
+static void print_text(const char *text)
+{
+	cli_print_text(text, strlen(text));
+}
+
+/* Asks, and prints the answer: as JSON, or by `print`. Returns what to exit with. */
+static int admin(const char *path, json_t *question, void (*print)(const json_t *answer))
+{
+	int code = CLI_OK;
+	json_t *answer = cli_admin_ask(path, question, &code);
+
+	if (!answer)
+		return code;
+	if (cli_json) {
+		cli_print(answer);
+	} else {
+		print(answer);
+		json_decref(answer);
+	}
+	return CLI_OK;
+}
+
+/* ---- events ---- */
+
+static void print_event(const json_t *event)
+{
+	static const char *const fields[] = {"name", "id", "address", "reason"};
+
+	printf("%-10s", string(event, "event"));
+	if (json_object_get(event, "count"))
+		printf("%" JSON_INTEGER_FORMAT " events",
+		       json_integer_value(json_object_get(event, "count")));
+	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+		if (!json_object_get(event, fields[i]))
+			continue;
+		print_text(string(event, fields[i]));
+		putchar(' ');
+	}
+	putchar('\n');
+}
+
+static int events_run(int argc, char **argv)
+{
+	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+						{"count", required_argument, NULL, 'c'},
+						CLI_OPTIONS};
+	const char *path = NULL;
+	long left = -1;
+	int code = CLI_OK, option;
+	size_t size = 0;
+	char *line = NULL;
+	json_t *answer;
+	FILE *file;
+
+	while ((option = cli_option(&command_events, argc, argv, "hc:", options)) != -1) {
+		if (option == 'c')
+			left = (long)cli_number(&command_events, "--count", optarg, 1, 1e9);
+		else
+			path = optarg;
+	}
+	if (optind != argc)
+		cli_misused(&command_events, "it takes no arguments");
+	file = cli_admin_open(path, json_pack("{ss}", "cmd", "events"), &code);
+	if (!file)
+		return code;
+	answer = cli_admin_answer(file, &code);
+	while (answer && left != 0 && getline(&line, &size, file) > 0) {
+		json_t *event = json_loads(line, 0, NULL);
+
+		if (cli_json)
+			fputs(line, stdout);
+		else if (event)
+			print_event(event);
+		fflush(stdout);
+		json_decref(event);
+		left -= left > 0;
+	}
+	if (answer && left != 0)
+		code = cli_fail(CLI_UNREACHABLE, "the relay has ended");
+	json_decref(answer);
+	free(line);
+	fclose(file);
+	return code;
+}
+
+const struct command command_events = {
+	.name = "events",
+	.arguments = "[--count N] [--socket PATH] [--json]",
+	.summary = "who joins, leaves, expires, moves, is revoked: as it happens",
+	.help = "  --count N      end after so many\n" CLI_ADMIN_OPTIONS
+		"\nExample:\n  viaduct events --json | jq -r 'select(.event == "
+		"\"expired\").name'\n",
+	.run = events_run,
+};
+
+/* ---- revoke ---- */
+
+static void print_ids(const json_t *ids, const char *what)
+{
+	json_t *id;
+	size_t i;
+
+	json_array_foreach (ids, i, id) {
+		print_text(json_string_value(id));
+		printf("%s\n", what);
+	}
+}
+
+static void print_revoke(const json_t *answer)
+{
+	json_t *cut = json_object_get(answer, "cut");
+
+	print_ids(json_object_get(answer, "revoked"), cut ? " is revoked" : "");
+	print_ids(json_object_get(answer, "undone"), " may join again");
+	if (json_integer_value(cut))
+		printf("%" JSON_INTEGER_FORMAT " thrown out\n", json_integer_value(cut));
+	if (cut && !json_is_true(json_object_get(answer, "kept")))
+		printf("This holds until the relay ends: trust.revoked in its configuration names "
+		       "no file to keep it in.\n");
+}
+
+static int revoke_run(int argc, char **argv)
+{
+	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+						{"undo", no_argument, NULL, 'u'},
+						CLI_OPTIONS};
+	json_t *question = json_pack("{ss}", "cmd", "revoke");
+	const char *path = NULL;
+	int option;
+
+	while ((option = cli_option(&command_revoke, argc, argv, "h", options)) != -1) {
+		if (option == 'u')
+			json_object_set_new(question, "undo", json_true());
+		else
+			path = optarg;
+	}
+	if (argc - optind > 1 || (argc == optind && json_object_get(question, "undo")))
+		cli_misused(&command_revoke, "one peer, by its id or name");
+	if (optind < argc)
+		json_object_set_new(question, "peer", json_string(argv[optind]));
+	return admin(path, question, print_revoke);
+}
+
+const struct command command_revoke = {
+	.name = "revoke",
+	.arguments = "[--undo] [PEER] [--socket PATH] [--json]",
+	.summary = "throw a peer out for good, or let it come back",
+	.help = "PEER is an id, or the name of one that is here. Without it, lists who is "
+		"revoked.\n"
+		"\n"
+		"  --undo         let it join again\n" CLI_ADMIN_OPTIONS
+		"\nExample:\n  viaduct revoke spiffe://lab/team/stolen-laptop\n",
+	.run = revoke_run,
+};
+
+/* ---- reload ---- */
+
+static void print_reload(const json_t *answer)
+{
+	json_t *changes = json_object_get(answer, "changes"), *change;
+	size_t i;
+
+	json_array_foreach (changes, i, change) {
+		print_text(string(change, "setting"));
+		printf(": ");
+		print_text(string(change, "from"));
+		printf(" -> ");
+		print_text(string(change, "to"));
+		putchar('\n');
+	}
+	if (!json_array_size(changes))
+		printf("no setting has changed; the files that they name %s\n",
+		       json_is_true(json_object_get(answer, "applied")) ? "were read again"
+									: "are good");
+	else
+		printf("%s\n", json_is_true(json_object_get(answer, "applied")) ? "applied"
+										: "not applied");
+}
+
+static int reload_run(int argc, char **argv)
+{
+	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+						{"dry-run", no_argument, NULL, 'n'},
+						CLI_OPTIONS};
+	json_t *question = json_pack("{ss}", "cmd", "reload");
+	const char *path = NULL;
+	int option;
+
+	while ((option = cli_option(&command_reload, argc, argv, "hn", options)) != -1) {
+		if (option == 'n')
+			json_object_set_new(question, "dry_run", json_true());
+		else
+			path = optarg;
+	}
+	if (optind != argc)
+		cli_misused(&command_reload, "it takes no arguments");
+	return admin(path, question, print_reload);
+}
+
+const struct command command_reload = {
+	.name = "reload",
+	.arguments = "[--dry-run] [--socket PATH] [--json]",
+	.summary = "apply a changed configuration, all of it or nothing",
+	.help = "Reads the configuration and all files that it names again. Sessions stay, and no\n"
+		"message is lost. SIGHUP does the same.\n\n"
+		"  --dry-run, -n  only say what would change, or why it can't\n" CLI_ADMIN_OPTIONS
+		"\nExample:\n  viaduct reload --dry-run && viaduct reload\n",
+	.run = reload_run,
+};
+
+/* ---- drain ---- */
+
+static void print_drain(const json_t *answer)
+{
+	printf("%" JSON_INTEGER_FORMAT
+	       " peers are told to go; the relay ends in %" JSON_INTEGER_FORMAT
+	       " s at the latest\n",
+	       json_integer_value(json_object_get(answer, "peers")),
+	       json_integer_value(json_object_get(answer, "seconds")));
+}
+
+static int drain_run(int argc, char **argv)
+{
+	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+						{"seconds", required_argument, NULL, 'n'},
+						CLI_OPTIONS};
+	json_t *question = json_pack("{ss}", "cmd", "drain");
+	const char *path = NULL;
+	int option;
+
+	while ((option = cli_option(&command_drain, argc, argv, "h", options)) != -1) {
+		if (option == 'n')
+			json_object_set_new(question, "seconds",
+					    json_integer((json_int_t)cli_number(
+						    &command_drain, "--seconds", optarg, 0, 3600)));
+		else
+			path = optarg;
+	}
+	if (optind != argc)
+		cli_misused(&command_drain, "it takes no arguments");
+	return admin(path, question, print_drain);
+}
+
+const struct command command_drain = {
+	.name = "drain",
+	.arguments = "[--seconds N] [--socket PATH] [--json]",
+	.summary = "ask all peers to go, and end the relay when they have",
+	.help = "  --seconds N    wait for them so long (drain.seconds of the "
+		"configuration)\n" CLI_ADMIN_OPTIONS "\nExample:\n  viaduct drain --seconds 30\n",
+	.run = drain_run,
+};

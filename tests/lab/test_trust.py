@@ -1,0 +1,209 @@
+"""Pins, revocation by a CRL and by an operator: who is thrown out, and stays out."""
+
+import datetime
+import os
+import stat
+import subprocess
+import time
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from OpenSSL import SSL
+
+from peer import PING
+from relay import VIADUCT, eventually
+
+REVOKED = "revoked"
+
+
+def revocation_file(relay):
+    return os.path.join(relay.directory, REVOKED)
+
+
+def viaduct(relay, *arguments):
+    return subprocess.run([VIADUCT, *arguments, "--socket", relay.admin_socket],
+                          capture_output=True, text=True, timeout=10)
+
+
+def refused(peer):
+    with pytest.raises((SSL.Error, SSL.SysCallError)) as error:
+        peer.connect()
+    return str(error.value)
+
+
+@pytest.fixture
+def revocations(relay):
+    """Whoever a test revokes may come back afterwards."""
+    yield
+    for peer in relay.admin("revoke")["revoked"]:
+        relay.admin({"cmd": "revoke", "peer": peer, "undo": True})
+
+
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_revoke(relay, join, neighbours, revocations):
+    alice, bob = join("alice"), join("bob")
+    before = relay.drops()
+    begin, start = relay.log_size(), time.monotonic()
+    done = viaduct(relay, "revoke", alice.identity.name)
+    assert done.returncode == 0 and alice.identity.text in done.stdout
+    # at once, and so within the second that there is
+    assert alice.identity.text not in relay.peers()
+    assert alice.identity.text not in [route["id"] for route in relay.admin("routes")["routes"]]
+    assert bob.wait_tag(bob.send(alice.identity.id)).reason == "no_route"
+    sent = 0
+    while time.monotonic() < start + 1.5:  # beyond the last session's end
+        alice.send(bob.identity.id)
+        sent += 1
+        time.sleep(0.02)
+    relay.expect_drops(before, records={"revoked": sent}, messages={"no_route": 1})
+    assert time.monotonic() - start > 1
+    bob.poll(0.1)
+    assert bob.inbox == []
+    alice.wait_event("revoked")
+    # neither by a ticket nor without
+    assert "revoked" in refused(alice)
+    alice.ticket = None
+    assert "revoked" in refused(alice)
+    lines = [line for line in relay.log_lines(begin) if line.get("msg") == "handshake refused"]
+    assert len(lines) == 2 and {line["reason"] for line in lines} == {"the identity is revoked"}
+    assert relay.admin("revoke")["revoked"] == [alice.identity.text]
+    assert viaduct(relay, "revoke").stdout == f"{alice.identity.text}\n"
+    assert viaduct(relay, "revoke", "--undo", alice.identity.text).returncode == 0
+    alice.connect()
+    alice.wait_tag(bob.send(alice.identity.id))
+
+
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_revocation_survives_restarts(relay, join, revocations):
+    alice, bob = join("alice"), join("bob")
+    relay.admin({"cmd": "revoke", "peer": alice.identity.text})
+    assert stat.S_IMODE(os.stat(revocation_file(relay)).st_mode) == 0o600
+    bob.leave()
+    relay.stop()
+    relay.start()
+    refused(alice)
+    bob.connect()
+
+
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_revoke_who_is_joining(relay, make_peer, neighbours, revocations):
+    alice = make_peer("alice").join()
+    before = relay.drops()
+    assert relay.admin({"cmd": "revoke", "peer": alice.identity.text})["cut"] == 1
+    alice.ping_relay()
+    relay.expect_drops(before, records={"revoked": 1})
+
+
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_revoke_who_has_never_been_here(relay, federation, make_peer, revocations):
+    stranger = make_peer(federation.issue("stranger", cn="a stranger"))
+    done = viaduct(relay, "revoke", "a stranger")
+    assert done.returncode == 1 and "give the peer's id" in done.stderr
+    assert viaduct(relay, "revoke", stranger.identity.text).returncode == 0
+    refused(stranger)
+    for nonsense in 7, None, "", "x" * 26, stranger.identity.text.upper():
+        assert not relay.admin({"cmd": "revoke", "peer": nonsense})["ok"]
+
+
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_file_cannot_be_written(relay, join, neighbours, revocations):
+    """The revocation holds nevertheless, and the command says what is wrong."""
+    alice, carol = join("alice"), join("carol")
+    # a folder in the place of the file that is written first: as root, nothing else is in the way
+    os.mkdir(revocation_file(relay) + ".new")
+    try:
+        done = viaduct(relay, "revoke", alice.identity.text)
+        assert done.returncode == 1
+        assert f"holds until the relay ends: {revocation_file(relay)}: " in done.stderr
+        assert alice.identity.text not in relay.peers()
+        refused(alice)
+    finally:
+        os.rmdir(revocation_file(relay) + ".new")
+    assert viaduct(relay, "revoke", alice.identity.text).returncode == 0
+    with open(revocation_file(relay)) as file:
+        assert alice.identity.text in file.read()
+    assert carol.wait_tag(carol.send(carol.relay, kind=PING))
+
+
+@pytest.mark.relay()
+def test_revoke_without_a_file(relay, join, revocations):
+    alice = join("alice")
+    done = viaduct(relay, "revoke", alice.identity.text)
+    assert done.returncode == 0 and "until the relay ends" in done.stdout
+    refused(alice)
+
+
+def crl(federation, directory, *identities, key=None):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(federation.name).last_update(
+        now).next_update(now + datetime.timedelta(days=1))
+    for identity in identities:
+        builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(
+            identity.x509.serial_number).revocation_date(now).build())
+    path = os.path.join(directory, "crl.pem")
+    with open(path, "wb") as file:
+        file.write(builder.sign(key or federation.key, hashes.SHA256()).public_bytes(
+            serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+def start(lab, house, federation, tmp_path):
+    """Starts a relay of the test's own with this `trust`; expects it to fail with `error`."""
+    from relay import VIADUCTD, Relay
+    started = []
+    house.stop()
+
+    def begin(error=None, **trust):
+        relay = Relay(lab, federation, tmp_path, trust=trust)
+        if error:
+            done = subprocess.run([VIADUCTD, "--check", "-c", relay.file], capture_output=True,
+                                  text=True, timeout=10)
+            assert done.returncode == 1 and error in done.stderr
+            return None
+        started.append(relay)
+        return relay.start()
+    yield begin
+    for relay in started:
+        relay.ledger()
+        relay.stop()
+
+
+def make(federation, name):
+    from peer import Peer
+    from relay import CONTROL_V4
+    return Peer(federation.peer(name, "trust"), federation.trust, CONTROL_V4)
+
+
+def test_crl(start, federation, tmp_path):
+    alice, bob = make(federation, "alice"), make(federation, "bob")
+    path = crl(federation, tmp_path, alice.identity)
+    start(crl=path)
+    assert "revoked" in refused(alice)
+    bob.connect().leave()
+
+
+def test_pins(start, federation, tmp_path):
+    alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
+    (tmp_path / "pins").write_text(f"# who may\n\n  {bob.identity.text} # bob\n")
+    start(pins=[alice.identity.text], pins_file="pins")
+    alice.connect().leave()
+    bob.connect().leave()
+    refused(carol)
+
+
+def test_bad_files(start, federation, tmp_path):
+    other = federation.__class__(tmp_path / "other")
+    start("is not signed by the CA", crl=crl(federation, tmp_path, key=other.key))
+    (tmp_path / "crl.pem").write_text("nothing")
+    start("holds no CRL in PEM", crl="crl.pem")
+    start("No such file", crl="nowhere")
+    start("No such file", pins_file="nowhere")
+    (tmp_path / "list").write_text("# fine\nnot an id\n")
+    start("list:2: this is not a peer's id", revoked="list")
+    start("list:2: this is not a peer's id", pins_file="list")
+    (tmp_path / "list").write_bytes(b"\0" * 100)
+    start("list:1: this is not a peer's id", revoked="list")
+    start("Invalid argument", revoked=".")
+    start("is not allowed; a peer's id", pins=["1" * 26])
