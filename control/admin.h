@@ -10,6 +10,7 @@
 #include "dataplane.h"
 #include "listener.h"
 #include "member.h"
+#include "reload.h"
 
 /* What there is to report about; must outlive the socket. */
 struct admin_subject {
@@ -18,6 +19,7 @@ struct admin_subject {
 	const struct listener *listener;
 	struct members *members;
 	struct trust *trust;
+	const struct reload *reload;
 	struct dataplane *dataplane;
 };
 

@@ -52,6 +52,12 @@ const char *admission_limit_name(enum admission_limit limit)
 	return names[limit];
 }
 
+void admission_limit(struct admission *admission, const struct admission_config *config)
+{
+	memcpy(admission->config.budgets, config->budgets, sizeof(config->budgets));
+	admission->config.source = config->source;
+}
+
 static uint32_t full(unsigned int per_second)
 {
 	return per_second * SAVED_S * 1000;

@@ -23,16 +23,11 @@ enum admission_limit {
 #define X(name, text) ADMISSION_##name,
 	ADMISSION_LIMITS(X)
 #undef X
-	ADMISSION_LIMIT_COUNT
+		ADMISSION_LIMIT_COUNT
 };
 
 /* Which allowance a handshake uses. */
-enum admission_budget {
-	ADMISSION_ALL,
-	ADMISSION_MEMBER,
-	ADMISSION_BUSY,
-	ADMISSION_BUDGETS
-};
+enum admission_budget { ADMISSION_ALL, ADMISSION_MEMBER, ADMISSION_BUSY, ADMISSION_BUDGETS };
 
 struct admission_config {
 	struct {
@@ -45,6 +40,9 @@ struct admission;
 
 /* NULL: no memory. */
 struct admission *admission_new(const struct admission_config *config, uint64_t now_ms);
+/* Other limits from now on; the key stays. */
+void admission_limit(struct admission *admission, const struct admission_config *config);
+
 void admission_free(struct admission *admission);
 
 /*

@@ -563,6 +563,7 @@ out:
 	return result;
 }
 
+/* Settings that are paths. */
 static const size_t paths[] = {
 	offsetof(struct config, tls.certificate), offsetof(struct config, tls.key),
 	offsetof(struct config, tls.ca),          offsetof(struct config, tls.tickets),
@@ -630,4 +631,116 @@ out:
 		fclose(stream);
 	free(text);
 	return result;
+}
+
+/* What a relay that runs can change: whole sections, and single settings. */
+static const char *const live[] = {
+	"tls.certificate",
+	"tls.key",
+	"tls.ca",
+	"tls.ticket_rotation",
+	"data.address",
+	"session.keepalive",
+	"session.expiry",
+	"session.rekey",
+	"session.lanes_up",
+	"session.ciphers",
+	"limits.",
+	"trust.",
+	"policy",
+	"drain.",
+	"log.",
+};
+
+static bool is_live(const char *path)
+{
+	for (size_t i = 0; i < CYAML_ARRAY_LEN(live); i++) {
+		size_t length = strlen(live[i]);
+
+		if (strncmp(live[i], path, length) == 0 &&
+		    (live[i][length - 1] == '.' || !path[length]))
+			return true;
+	}
+	return false;
+}
+
+/* Writes a value, of a list the `count` entries. */
+static void describe(FILE *out, const cyaml_schema_value_t *schema, const void *value,
+		     uint32_t count)
+{
+	int number;
+
+	switch (schema->type) {
+	case CYAML_STRING:
+		fputs(value, out);
+		break;
+	case CYAML_SEQUENCE:
+		for (uint32_t i = 0; i < count; i++) {
+			fputs(i ? ", " : "", out);
+			describe(out, schema->sequence.entry,
+				 (const char *)value + i * schema->sequence.entry->data_size, 0);
+		}
+		break;
+	case CYAML_MAPPING:
+		for (const cyaml_schema_field_t *field = schema->mapping.fields; field->key;
+		     field++) {
+			const char *at = (const char *)value + field->data_offset;
+
+			memcpy(&count, (const char *)value + field->count_offset, sizeof(count));
+			fprintf(out, "%s%s: ", field == schema->mapping.fields ? "" : " ",
+				field->key);
+			describe(out, &field->value, at, count);
+		}
+		break;
+	default:
+		memcpy(&number, value, sizeof(number));
+		for (uint32_t i = 0; schema->type == CYAML_ENUM && i < schema->enumeration.count;
+		     i++) {
+			if (schema->enumeration.strings[i].val == number) {
+				fputs(schema->enumeration.strings[i].str, out);
+				return;
+			}
+		}
+		fprintf(out, "%d", number);
+	}
+}
+
+static char *description(const cyaml_schema_field_t *field, const void *section)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+	uint32_t count = 0;
+
+	if (!out)
+		return NULL;
+	if (field->value.type == CYAML_SEQUENCE)
+		memcpy(&count, (const char *)section + field->count_offset, sizeof(count));
+	describe(out, &field->value, (const char *)section + field->data_offset, count);
+	fclose(out);
+	return text;
+}
+
+void config_compare(const struct config *from, const struct config *to,
+		    void (*each)(void *arg, const char *setting, const char *before,
+				 const char *after, bool live),
+		    void *arg)
+{
+	for (const cyaml_schema_field_t *section = config_fields; section->key; section++) {
+		const char *old = (const char *)from + section->data_offset;
+		const char *new = (const char *)to + section->data_offset;
+
+		for (const cyaml_schema_field_t *field = section->value.mapping.fields; field->key;
+		     field++) {
+			char *before = description(field, old), *after = description(field, new);
+			char path[PATH_TEXT];
+
+			snprintf(path, sizeof(path), "%s.%s", section->key, field->key);
+			if (!before || !after || strcmp(before, after) != 0)
+				each(arg, path, before ? before : "?", after ? after : "?",
+				     is_live(path));
+			free(before);
+			free(after);
+		}
+	}
 }

@@ -5,6 +5,7 @@
 #define VIADUCT_CONFIG_H
 
 #include <net/if.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/un.h>
@@ -108,6 +109,15 @@ struct config {
  * `error` (CONFIG_ERROR_MAX bytes), or -ENOMEM with a text as well.
  */
 int config_parse(const uint8_t *text, size_t length, struct config *config, char *error);
+
+/*
+ * Calls `each` for every setting, by its "section.key", that isn't the same in both, with its
+ * values as text. `live`: it can be changed in a relay that runs.
+ */
+void config_compare(const struct config *from, const struct config *to,
+		    void (*each)(void *arg, const char *setting, const char *before,
+				 const char *after, bool live),
+		    void *arg);
 
 /*
  * Reads a file, with paths in it relative to its folder. Returns 0, or a negative errno with

@@ -10,14 +10,14 @@
 #include "log.h"
 
 enum {
-	BACKLOG = 16384,    // the kernel cuts it to net.core.somaxconn
-	ACCEPTS = 64,       // a turn of the loop
-	TURN_US = 2000,     // for handshakes in a turn of the loop; members' messages wait meanwhile
-	WATCH_MS = 50,      // between looks at what is due
-	EARLY_MS = 100,     // a ClientHello follows TCP's own handshake at once, and in one piece
-	CLOSING = 4,        // closing connections for each handshake that is allowed
+	BACKLOG = 16384, // the kernel cuts it to net.core.somaxconn
+	ACCEPTS = 64,    // a turn of the loop
+	TURN_US = 2000,  // for handshakes in a turn of the loop; members' messages wait meanwhile
+	WATCH_MS = 50,   // between looks at what is due
+	EARLY_MS = 100,  // a ClientHello follows TCP's own handshake at once, and in one piece
+	CLOSING = 4,     // closing connections for each handshake that is allowed
 	LINES_A_SECOND = 20, // of log
-	RETRY_S = 2,        // with busy: so long at least
+	RETRY_S = 2,         // with busy: so long at least
 	RETRY_SPREAD_S = 9,
 };
 
@@ -184,7 +184,8 @@ static struct connection *oldest(struct listener *listener, enum state state)
 		       : cds_list_first_entry(&listener->lists[state], struct connection, node);
 }
 
-/* Closes one of this state that has had the time for its ClientHello. Returns whether there was one. */
+/* Closes one of this state that has had the time for its ClientHello. Returns whether there was
+ * one. */
 static bool evict(struct listener *listener, enum state state)
 {
 	struct connection *connection = oldest(listener, state);
@@ -619,6 +620,34 @@ int listener_start(struct listener **out, uv_loop_t *loop, const struct listener
 	resume_accepting(listener);
 	*out = listener;
 	return 0;
+}
+
+void listener_config_limits(struct listener_config *config, const struct config_limits *limits)
+{
+	config->admission.budgets[ADMISSION_ALL].at_once = (unsigned int)limits->handshakes;
+	config->admission.budgets[ADMISSION_ALL].per_second =
+		(unsigned int)limits->handshakes_per_second;
+	config->admission.budgets[ADMISSION_MEMBER].at_once =
+		(unsigned int)limits->member_handshakes;
+	config->admission.budgets[ADMISSION_MEMBER].per_second =
+		(unsigned int)limits->member_handshakes_per_second;
+	config->admission.budgets[ADMISSION_BUSY].at_once = (unsigned int)limits->busy_per_second;
+	config->admission.budgets[ADMISSION_BUSY].per_second =
+		(unsigned int)limits->busy_per_second;
+	config->admission.source.at_once = (unsigned int)limits->source_handshakes;
+	config->admission.source.per_second = (unsigned int)limits->source_handshakes_per_second;
+	config->handshake.hello_max = (size_t)limits->hello_size;
+	config->waiting_max = (unsigned int)limits->waiting;
+	config->waiting_timeout_ms = (unsigned int)limits->waiting_timeout * 1000;
+	config->tls_timeout_ms = (unsigned int)limits->tls_timeout * 1000;
+	config->hello_timeout_ms = (unsigned int)limits->hello_timeout * 1000;
+	config->close_timeout_ms = (unsigned int)limits->close_timeout * 1000;
+}
+
+void listener_limit(struct listener *listener, const struct config_limits *limits)
+{
+	listener_config_limits(&listener->config, limits);
+	admission_limit(listener->admission, &listener->config.admission);
 }
 
 void listener_stop(struct listener *listener)

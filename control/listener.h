@@ -48,12 +48,18 @@ struct listener_counters {
 
 struct listener;
 
+/* Fills in what the configuration limits. */
+void listener_config_limits(struct listener_config *config, const struct config_limits *limits);
+
 /*
  * Opens the sockets; accepts while the loop runs. Returns 0, or a negative errno with one sentence
  * in `error` (CONFIG_ERROR_MAX bytes).
  */
 int listener_start(struct listener **listener, uv_loop_t *loop,
 		   const struct listener_config *config, char *error);
+
+/* Other limits from now on. */
+void listener_limit(struct listener *listener, const struct config_limits *limits);
 
 /* Closes all connections and sockets. All is freed when the loop has run its close callbacks. */
 void listener_stop(struct listener *listener);

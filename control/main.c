@@ -35,6 +35,7 @@ enum {
 #define CONFIG_FILE "/etc/viaduct/viaductd.yaml"
 
 static struct viaductd {
+	const char *file; // of the configuration
 	struct config config;
 	struct plan plan;
 	struct tls tls;
@@ -44,7 +45,7 @@ static struct viaductd {
 	const struct aead_ops *aead;
 	struct call_rcu_data *reclaimer;
 	uv_loop_t loop;
-	uv_signal_t signals[2];
+	uv_signal_t signals[3];
 	struct members members;
 	struct dataplane *dataplane;
 	struct dispatch *dispatch;
@@ -52,6 +53,7 @@ static struct viaductd {
 	struct join join;
 	struct listener *listener;
 	struct admin *admin;
+	struct reload reload;
 	bool over;
 	char error[CONFIG_ERROR_MAX]; // why a step has failed, if not for want of memory
 } viaductd;
@@ -236,34 +238,14 @@ static bool is_known(void *arg, const struct endpoint *remote)
 	return known_has(arg, remote, dataplane_now_ms());
 }
 
-static void admission_limits(struct admission_config *admission, const struct config_limits *limits)
-{
-	admission->budgets[ADMISSION_ALL].at_once = (unsigned int)limits->handshakes;
-	admission->budgets[ADMISSION_ALL].per_second = (unsigned int)limits->handshakes_per_second;
-	admission->budgets[ADMISSION_MEMBER].at_once = (unsigned int)limits->member_handshakes;
-	admission->budgets[ADMISSION_MEMBER].per_second =
-		(unsigned int)limits->member_handshakes_per_second;
-	admission->budgets[ADMISSION_BUSY].at_once = (unsigned int)limits->busy_per_second;
-	admission->budgets[ADMISSION_BUSY].per_second = (unsigned int)limits->busy_per_second;
-	admission->source.at_once = (unsigned int)limits->source_handshakes;
-	admission->source.per_second = (unsigned int)limits->source_handshakes_per_second;
-}
-
 static int listener_begin(struct viaductd *v)
 {
-	const struct config_limits *limits = &v->config.limits;
 	struct listener_config config = {
 		.handshake.tls = &v->tls,
-		.handshake.hello_max = (size_t)limits->hello_size,
 		.handshake.answer = join_answer,
 		.handshake.arg = &v->join,
 		.addresses = v->config.control.listen,
 		.address_count = v->config.control.listen_count,
-		.waiting_max = (unsigned int)limits->waiting,
-		.waiting_timeout_ms = (unsigned int)limits->waiting_timeout * 1000,
-		.tls_timeout_ms = (unsigned int)limits->tls_timeout * 1000,
-		.hello_timeout_ms = (unsigned int)limits->hello_timeout * 1000,
-		.close_timeout_ms = (unsigned int)limits->close_timeout * 1000,
 		.known = is_known,
 		.arg = &v->known,
 	};
@@ -271,7 +253,7 @@ static int listener_begin(struct viaductd *v)
 
 	if (RAND_bytes((unsigned char *)key, sizeof(key)) != 1)
 		return -EIO;
-	admission_limits(&config.admission, limits);
+	listener_config_limits(&config, &v->config.limits);
 	memcpy(config.admission.key, key, sizeof(key));
 	known_init(&v->known, &v->members, key);
 	v->join.config = &v->config;
@@ -335,12 +317,24 @@ static void dispatch_end(struct viaductd *v)
 
 static int admin_begin(struct viaductd *v)
 {
-	struct admin_subject subject = {
+	struct admin_subject subject;
+
+	v->reload = (struct reload){
+		.file = v->file,
+		.config = &v->config,
+		.tls = &v->tls,
+		.tickets = &v->tickets,
+		.trust = &v->trust,
+		.members = &v->members,
+		.listener = v->listener,
+	};
+	subject = (struct admin_subject){
 		.config = &v->config,
 		.tls = &v->tls,
 		.listener = v->listener,
 		.members = &v->members,
 		.trust = &v->trust,
+		.reload = &v->reload,
 		.dataplane = v->dataplane,
 	};
 
@@ -356,15 +350,19 @@ static void on_signal(uv_signal_t *handle, int number)
 {
 	struct viaductd *v = handle->data;
 
+	if (number == SIGHUP) {
+		reload_now(&v->reload, dataplane_now_ms());
+		return;
+	}
 	log_info("stopping", "signal=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
 	v->over = true;
 }
 
 static int signals_start(struct viaductd *v)
 {
-	static const int numbers[] = {SIGTERM, SIGINT};
+	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
 
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		uv_signal_init(&v->loop, &v->signals[i]);
 		v->signals[i].data = v;
 		uv_signal_start(&v->signals[i], on_signal, numbers[i]);
@@ -374,7 +372,7 @@ static int signals_start(struct viaductd *v)
 
 static void signals_stop(struct viaductd *v)
 {
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 3; i++)
 		uv_close((uv_handle_t *)&v->signals[i], NULL);
 }
 
@@ -578,5 +576,6 @@ int main(int argc, char **argv)
 	if (only_plan)
 		return show_plan(v, machine, as_json);
 	log_level_set((enum log_level)v->config.log.level);
+	v->file = file;
 	return run(v);
 }

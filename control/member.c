@@ -211,6 +211,7 @@ static int session_new(struct members *members, struct member *member, const str
 	session->lanes_up = (uint8_t)least(ask->lanes, members->config.lanes_up);
 	session->lanes_down = (uint8_t)members->config.lanes_down;
 	session->tls = *ask->remote;
+	session->expiry_ms = members->config.expiry_ms;
 	session->joined_ms = now_ms;
 	session->state = session_state_new(session->lanes_up, session->lanes_down);
 	if (!session->state)
@@ -631,6 +632,7 @@ int member_rekey(struct members *members, const struct member_ask *ask, uint64_t
 		goto failed;
 	}
 	session->member->certificate = ask->identity->certificate;
+	session->expiry_ms = members->config.expiry_ms;
 	members->config.aead->key_free(session->tx_next);
 	session->tx_next = tx;
 	memcpy(session->secret_next, secret, sizeof(secret));
@@ -755,7 +757,7 @@ void members_sweep(struct members *members, uint64_t now_ms)
 		if (!member->current)
 			continue;
 		sweep_session(members, member->current, now_ms);
-		if (member_idle_ms(member->current, now_ms) > members->config.expiry_ms)
+		if (member_idle_ms(member->current, now_ms) > member->current->expiry_ms)
 			end_current(members, member, "expired", now_ms);
 	}
 }

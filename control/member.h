@@ -41,6 +41,7 @@ struct member_session {
 	uint32_t index;
 	uint32_t epoch; // that the relay sends in
 	enum wire_aead aead;
+	uint32_t expiry_ms; // that it was told
 	uint16_t mtu;
 	uint8_t lanes_up;
 	uint8_t lanes_down;

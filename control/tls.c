@@ -212,9 +212,25 @@ out:
 	return result;
 }
 
+/* Tickets hold only as long as the CA by whose word they were given. */
+static void bind_tickets(SSL_CTX *context)
+{
+	STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(SSL_CTX_get_cert_store(context));
+	unsigned char name[SSL_MAX_SID_CTX_LENGTH] = WIRE_ALPN, hash[EVP_MAX_MD_SIZE];
+
+	for (int i = 0; i < sk_X509_OBJECT_num(all); i++) {
+		const X509 *ca = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
+		unsigned int size = 0;
+
+		if (ca && X509_digest(ca, EVP_sha256(), hash, &size) == 1)
+			for (unsigned int j = 0; j < size; j++)
+				name[j] ^= hash[j];
+	}
+	SSL_CTX_set_session_id_context(context, name, sizeof(name));
+}
+
 int tls_init(struct tls *tls, const struct config *config, char *error)
 {
-	static const unsigned char session_context[] = WIRE_ALPN;
 	SSL_CTX *context = SSL_CTX_new(TLS_server_method());
 	int result;
 
@@ -230,7 +246,6 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 	SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, check_peer);
 	SSL_CTX_set_client_hello_cb(context, need_alpn, NULL);
 	SSL_CTX_set_alpn_select_cb(context, choose_alpn, NULL);
-	SSL_CTX_set_session_id_context(context, session_context, sizeof(session_context) - 1);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF); // tickets keep no state here
 	SSL_CTX_set_timeout(context, TLS_CHAIN_SECONDS);
 	SSL_CTX_set_num_tickets(context, 1);
@@ -239,6 +254,8 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 	result = read_files(tls, config, error);
 	if (!result)
 		result = check_own(tls, config, error);
+	if (!result)
+		bind_tickets(context);
 	ERR_clear_error();
 	if (result)
 		tls_fini(tls);
@@ -249,6 +266,19 @@ void tls_fini(struct tls *tls)
 {
 	SSL_CTX_free(tls->context);
 	tls->context = NULL;
+}
+
+void tls_replace(struct tls *tls, struct tls *next)
+{
+	SSL_CTX *old = tls->context;
+
+	SSL_CTX_set_app_data(next->context, tls);
+	SSL_CTX_set_session_ticket_cb(next->context, seal_ticket, open_ticket, tls);
+	tls->context = next->context;
+	tls->relay = next->relay;
+	next->context = NULL;
+	tls_use_tickets(tls, tls->tickets);
+	SSL_CTX_free(old);
 }
 
 SSL *tls_accept(struct tls *tls, int fd)

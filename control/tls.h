@@ -31,6 +31,12 @@ void tls_fini(struct tls *tls);
 /* Seals tickets with these keys, which must outlive `tls`, instead of ones of its own. */
 void tls_use_tickets(struct tls *tls, struct tickets *tickets);
 
+/*
+ * Takes over what `next` has read, which must be of the same relay, and frees the rest of it.
+ * Connections that exist go on as they began.
+ */
+void tls_replace(struct tls *tls, struct tls *next);
+
 /* A connection on a connected, non-blocking socket, which stays the caller's. NULL: no memory. */
 SSL *tls_accept(struct tls *tls, int fd);
 

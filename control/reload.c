@@ -1,0 +1,124 @@
+#include "reload.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "log.h"
+#include "revoke.h"
+
+/* What has been read and is good. */
+struct candidate {
+	struct config config;
+	struct tls tls;
+	struct trust trust;
+};
+
+struct differences {
+	json_t *changes;
+	char fixed[256]; // settings that need a restart, with commas between
+};
+
+static void on_difference(void *arg, const char *setting, const char *from, const char *to,
+			  bool live)
+{
+	struct differences *differences = arg;
+	size_t length = strlen(differences->fixed);
+
+	json_array_append_new(differences->changes,
+			      json_pack("{ss ss ss sb}", "setting", setting, "from", from, "to", to,
+					"live", live));
+	if (!live)
+		snprintf(differences->fixed + length, sizeof(differences->fixed) - length, "%s%s",
+			 length ? ", " : "", setting);
+}
+
+/* Reads all files. Returns 0, or a negative errno with one sentence in `error`. */
+static int prepare(const struct reload *reload, struct candidate *next,
+		   struct differences *differences, char *error)
+{
+	int result = config_load(reload->file, &next->config, error);
+
+	if (result)
+		return result;
+	config_compare(reload->config, &next->config, on_difference, differences);
+	if (*differences->fixed) {
+		snprintf(error, CONFIG_ERROR_MAX, "%s: can't be changed without a restart",
+			 differences->fixed);
+		return -ENOTSUP;
+	}
+	result = tls_init(&next->tls, &next->config, error);
+	if (result)
+		return result;
+	if (!wire_id_equal(&next->tls.relay.id, &reload->tls->relay.id) ||
+	    strcmp(next->tls.relay.federation, reload->tls->relay.federation) != 0) {
+		result = -ENOTSUP;
+		snprintf(error, CONFIG_ERROR_MAX,
+			 "tls.certificate: %s: is of another key or federation, which makes it "
+			 "another relay; that needs a restart",
+			 next->config.tls.certificate);
+	}
+	if (!result)
+		result = trust_init(&next->trust, &next->config, error);
+	if (result)
+		tls_fini(&next->tls);
+	return result;
+}
+
+/* Nothing in here can fail. */
+static void apply(const struct reload *reload, struct candidate *next, uint64_t now_ms)
+{
+	struct config *config = reload->config;
+
+	*config = next->config;
+	log_level_set((enum log_level)config->log.level);
+	tls_replace(reload->tls, &next->tls);
+	trust_replace(reload->trust, &next->trust);
+	reload->tickets->rotation = config->tls.ticket_rotation;
+	listener_limit(reload->listener, &config->limits);
+	reload->members->config.lanes_up = (unsigned int)config->session.lanes_up;
+	reload->members->config.expiry_ms = (unsigned int)config->session.expiry * 1000;
+	reload->members->config.takeovers_per_minute =
+		(unsigned int)config->limits.takeovers_per_minute;
+	revoke_enforce(reload->trust, reload->members, now_ms);
+}
+
+json_t *reload_answer(const struct reload *reload, bool dry_run, uint64_t now_ms)
+{
+	struct differences differences = {.changes = json_array()};
+	struct candidate *next = calloc(1, sizeof(*next));
+	char error[CONFIG_ERROR_MAX] = "out of memory";
+	json_t *answer;
+	int result = -ENOMEM;
+
+	if (next)
+		result = prepare(reload, next, &differences, error);
+	if (result) {
+		answer = json_pack("{sb ss so}", "ok", 0, "error", error, "changes",
+				   differences.changes);
+	} else {
+		if (dry_run) {
+			tls_fini(&next->tls);
+			trust_fini(&next->trust);
+		} else {
+			apply(reload, next, now_ms);
+		}
+		answer = json_pack("{sb sb so}", "ok", 1, "applied", !dry_run, "changes",
+				   differences.changes);
+	}
+	free(next);
+	return answer;
+}
+
+void reload_now(const struct reload *reload, uint64_t now_ms)
+{
+	json_t *answer = reload_answer(reload, false, now_ms);
+	const char *error = json_string_value(json_object_get(answer, "error"));
+
+	if (error)
+		log_error("nothing reloaded", "reason=%s", error);
+	else
+		log_info("reloaded", "file=%s changes=%zu", reload->file,
+			 json_array_size(json_object_get(answer, "changes")));
+	json_decref(answer);
+}

@@ -1,0 +1,205 @@
+"""Changes while it runs: all of them or nothing, and no message lost."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from OpenSSL import SSL
+
+from conftest import Neighbours
+from netns import RELAY_INTERFACE
+from peer import Connection, Peer
+from relay import CONTROL_V4, VIADUCT, Relay, eventually, yaml_text
+
+RELOADS = 20
+
+
+@pytest.fixture
+def own(lab, house, federation, tmp_path):
+    """A relay of the test's own, with copies of its certificate and key, to be changed."""
+    house.stop()
+    for name, path in ("cert", federation.relay.certificate), ("key", federation.relay.key):
+        (tmp_path / name).write_bytes(open(path, "rb").read())
+    relay = Relay(lab, federation, tmp_path, tls={"certificate": "cert", "key": "key"})
+    relay.start()
+    try:
+        yield relay
+        relay.check()
+        relay.ledger()
+        relay.stop()
+    finally:
+        relay.kill()
+
+
+@pytest.fixture
+def peers(own, federation):
+    """Two who talk all the time, as fast as they can."""
+    pair = [Peer(federation.peer(name, "reload"), federation.trust, CONTROL_V4).connect()
+            for name in ("alice", "bob")]
+    thread = Neighbours(*pair, pause=0.001)
+    thread.start()
+    yield thread
+    thread.finish()
+    for peer in pair:
+        peer.leave()
+
+
+def configure(relay, **sections):
+    for section, fields in sections.items():
+        relay.config.setdefault(section, {}).update(fields)
+    with open(relay.file, "w") as file:
+        file.write(yaml_text(relay.config))
+
+
+def renew(relay, federation, serial):
+    """Another certificate for the same key."""
+    with open(federation.relay.key, "rb") as file:
+        key = serialization.load_pem_private_key(file.read(), None)
+    old = federation.relay.x509
+    builder = federation._builder(old.subject, key.public_key(), 0)
+    builder._serial_number = serial
+    for extension in old.extensions:
+        if extension.oid != x509.AuthorityKeyIdentifier.oid:
+            builder = builder.add_extension(extension.value, extension.critical)
+    path = os.path.join(relay.directory, "cert")
+    with open(path + ".new", "wb") as file:
+        file.write(builder.sign(federation.key, hashes.SHA256()).public_bytes(
+            serialization.Encoding.PEM))
+    os.rename(path + ".new", path)
+
+
+def served(federation):
+    """The serial number of the certificate that newcomers see."""
+    connection = Connection(federation.peer("viewer", "reload"), federation.trust, CONTROL_V4)
+    serial = connection.tls.get_peer_certificate().get_serial_number()
+    connection.abandon()
+    return serial
+
+
+def viaduct(relay, *arguments):
+    return subprocess.run([VIADUCT, *arguments, "--socket", relay.admin_socket],
+                          capture_output=True, text=True, timeout=10)
+
+
+def test_nothing_is_lost(own, federation, peers):
+    for number in range(1, RELOADS + 1):
+        renew(own, federation, number)
+        configure(own, limits={"handshakes": 100 + number}, session={"keepalive": 1 + number},
+                  log={"level": ("debug", "info")[number % 2]})
+        begin = own.log_size()
+        if number % 2:
+            own.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "msg=reloaded" in own.log(begin))
+        else:
+            answer = own.admin("reload")
+            assert answer["ok"] and answer["applied"]
+            assert {"setting": "limits.handshakes", "from": str(99 + number),
+                    "to": str(100 + number), "live": True} in answer["changes"]
+        assert served(federation) == number
+        sent = peers.sent
+        eventually(lambda: peers.sent > sent + 20)
+    newcomer = Peer(federation.peer("carol", "reload"), federation.trust, CONTROL_V4).connect()
+    assert newcomer.welcome["keepalive"] == 1 + RELOADS
+    newcomer.leave()
+    # who was there keeps what it was told
+    assert peers.pair[0].welcome["keepalive"] == 10
+
+
+def test_dry_run(own, federation, peers):
+    configure(own, session={"keepalive": 7})
+    done = viaduct(own, "reload", "--dry-run")
+    assert done.returncode == 0
+    assert done.stdout == "session.keepalive: 10 -> 7\nnot applied\n"
+    assert own.admin({"cmd": "reload", "dry_run": True})["applied"] is False
+    assert viaduct(own, "reload").stdout == "session.keepalive: 10 -> 7\napplied\n"
+    assert viaduct(own, "reload").stdout.startswith("no setting has changed")
+
+
+def unchanged(relay, error):
+    done = viaduct(relay, "reload")
+    assert done.returncode == 1 and error in done.stderr, done.stderr
+    begin = relay.log_size()
+    relay.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "nothing reloaded" in relay.log(begin))
+
+
+def test_what_needs_a_restart(own, federation, peers):
+    configure(own, data={"port": 7741, "interface": "lo"}, session={"keepalive": 7})
+    unchanged(own, "data.interface, data.port: can't be changed without a restart")
+    configure(own, data={"port": 7740, "interface": RELAY_INTERFACE})
+    changes = own.admin({"cmd": "reload", "dry_run": True})["changes"]
+    assert [change["setting"] for change in changes] == ["session.keepalive"]
+    other = federation.issue("other-relay", uris=["spiffe://lab/relay/two"],
+                             usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    configure(own, tls={"certificate": other.certificate, "key": other.key})
+    unchanged(own, "needs a restart")
+
+
+def test_bad_files_change_nothing(own, federation, peers, tmp_path):
+    serial = served(federation)
+    good = open(own.file).read()
+    configure(own, session={"keepalive": 7})
+    wanted = open(own.file).read()
+
+    half = wanted[:wanted.index("interface") + len("interf")]
+    for text, error in (wanted + "log:\n", "viaductd.yaml:"), (half, "viaductd.yaml:"), ("", "empty"):
+        (tmp_path / "viaductd.yaml").write_text(text)
+        unchanged(own, error)
+    os.remove(own.file)
+    unchanged(own, "No such file")
+    (tmp_path / "viaductd.yaml").write_text(wanted)
+
+    certificate = (tmp_path / "cert").read_bytes()
+    for broken in b"", certificate[:300], open(federation.trust, "rb").read():
+        (tmp_path / "cert").write_bytes(broken)
+        unchanged(own, "tls.")
+    (tmp_path / "cert").unlink()
+    unchanged(own, "tls.certificate")
+    (tmp_path / "cert").write_bytes(certificate)
+    configure(own, trust={"crl": "nowhere"})
+    unchanged(own, "trust.crl")
+    assert served(federation) == serial
+    assert Peer(federation.peer("carol", "reload"), federation.trust,
+                CONTROL_V4).join().welcome["keepalive"] == 10
+    (tmp_path / "viaductd.yaml").write_text(good)
+    assert viaduct(own, "reload").returncode == 0
+
+
+def test_trust_is_enforced(own, federation, peers, tmp_path):
+    """A reload throws out whom it no longer trusts, and no one else."""
+    mallory = Peer(federation.peer("mallory", "reload"), federation.trust, CONTROL_V4).connect()
+    (tmp_path / "pins").write_text("\n".join(peer.identity.text for peer in peers.pair))
+    configure(own, trust={"pins_file": "pins"})
+    assert own.admin("reload")["ok"]
+    mallory.wait_event("revoked")
+    assert mallory.identity.text not in own.peers()
+    with pytest.raises(SSL.Error):
+        mallory.connect()
+    (tmp_path / "pins").write_text("nonsense")
+    unchanged(own, "pins:1: this is not a peer's id")
+    with pytest.raises(SSL.Error):
+        mallory.connect()
+    del own.config["trust"]
+    configure(own)
+    assert own.admin("reload")["ok"]
+    mallory.connect().leave()
+
+
+def test_tickets_end_with_their_ca(own, federation, tmp_path):
+    alice = Peer(federation.peer("alice", "reload"), federation.trust, CONTROL_V4).connect()
+    alice.leave()
+    assert alice.connect().resumed
+    alice.leave()
+    assert own.admin("reload")["ok"]
+    assert alice.connect().resumed
+    alice.leave()
+    other = federation.__class__(tmp_path / "other")
+    both = open(federation.trust).read() + open(other.trust).read()
+    (tmp_path / "both").write_text(both)
+    configure(own, tls={"ca": "both"})
+    assert own.admin("reload")["ok"]
+    assert not alice.connect().resumed
+    alice.leave()
