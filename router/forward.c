@@ -314,7 +314,7 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		message->data[2] = WIRE_PONG;
 		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
-		memcpy(message->data + 8, &forward->relay, WIRE_ID_SIZE);
+		// the address was the relay's own, and is that again
 		if (pack(forward, message->in->session, message->in->header.class, message->data,
 			 message->size, message->lone ? message->in->input : NULL, now_ms,
 			 &reason) == FORWARD_NO_RECORD)
