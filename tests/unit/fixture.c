@@ -199,9 +199,26 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 	return fixture;
 }
 
+/* After a call: a grace period, and what must always hold. */
+static void settle(struct fixture *fixture)
+{
+	long buffers = fixture->input_count;
+
+	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
+		assert(counters_balance(&fixture->workers[i].forward.counters));
+		buffers += fixture->workers[i].forward.spare_count + fixture->workers[i].queued;
+	}
+	assert(fixture->buffers == buffers);
+	for (unsigned int i = 0; i < fixture->retired_count; i++)
+		free(fixture->retired[i]);
+	fixture->retired_count = 0;
+	rcu_quiescent_state();
+}
+
 void fixture_free(struct fixture *fixture)
 {
 	fixture_clear(fixture);
+	settle(fixture);
 	for (unsigned int i = 0; i < fixture->input_count; i++)
 		buffer_free(fixture, fixture->inputs[i].buffer);
 	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
@@ -225,6 +242,7 @@ void fixture_free(struct fixture *fixture)
 	free(fixture->sent);
 	free(fixture->heard);
 	free(fixture->events);
+	free(fixture->retired);
 	session_table_free(fixture->sessions);
 	free(fixture);
 	rcu_barrier();
@@ -333,8 +351,9 @@ struct session *peer_republish(struct fixture *fixture, struct peer *peer)
 		rcu_assign_pointer(slot->next, session);
 	else if (slot->last == peer->session)
 		rcu_assign_pointer(slot->last, session);
-	// nobody reads between the calls of a test
-	free(peer->session);
+	fixture->retired =
+		more(fixture->retired, fixture->retired_count, sizeof(fixture->retired[0]));
+	fixture->retired[fixture->retired_count++] = peer->session;
 	peer->session = session;
 	return session;
 }
@@ -473,17 +492,6 @@ struct forward_input *fixture_again(struct fixture *fixture, const struct kept *
 	return input;
 }
 
-static void check(const struct fixture *fixture)
-{
-	long buffers = fixture->input_count;
-
-	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
-		assert(counters_balance(&fixture->workers[i].forward.counters));
-		buffers += fixture->workers[i].forward.spare_count + fixture->workers[i].queued;
-	}
-	assert(fixture->buffers == buffers);
-}
-
 void fixture_burst(struct fixture *fixture, unsigned int worker)
 {
 	struct forward_input inputs[FORWARD_BURST];
@@ -492,8 +500,7 @@ void fixture_burst(struct fixture *fixture, unsigned int worker)
 	memcpy(inputs, fixture->inputs, n * sizeof(inputs[0]));
 	fixture->input_count = 0;
 	forward_burst(&fixture->workers[worker].forward, inputs, n, fixture->now_ms);
-	check(fixture);
-	rcu_quiescent_state();
+	settle(fixture);
 }
 
 unsigned int fixture_queue(struct fixture *fixture, unsigned int worker)
@@ -506,8 +513,7 @@ unsigned int fixture_queue(struct fixture *fixture, unsigned int worker)
 	to->queued -= n;
 	memmove(to->queue, to->queue + n, to->queued * sizeof(inputs[0]));
 	forward_burst(&to->forward, inputs, n, fixture->now_ms);
-	check(fixture);
-	rcu_quiescent_state();
+	settle(fixture);
 	return n;
 }
 
@@ -515,6 +521,5 @@ void fixture_commands(struct fixture *fixture, unsigned int worker,
 		      const struct forward_command *commands, unsigned int n)
 {
 	forward_commands(&fixture->workers[worker].forward, commands, n, fixture->now_ms);
-	check(fixture);
-	rcu_quiescent_state();
+	settle(fixture);
 }

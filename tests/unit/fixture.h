@@ -95,6 +95,8 @@ struct fixture {
 	unsigned int key_count;
 	struct forward_input inputs[FORWARD_BURST]; // of the next burst
 	unsigned int input_count;
+	struct session **retired; // replaced, perhaps during a call: freed after the next
+	unsigned int retired_count;
 
 	/* since fixture_clear */
 	struct sent *sent;

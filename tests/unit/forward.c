@@ -150,6 +150,14 @@ static void test_no_session(void **state)
 	f->sessions->slot[1].last = NULL;
 	peer_says(f, again, 0, WIRE_NORMAL, &said, 1);
 	expect_dropped(f, DROP_RECORD_SESSION_UNKNOWN);
+	// one that was thrown out, as long as nobody has come after it
+	f->sessions->slot[1].revoked = true;
+	f->sessions->slot[1].last = again->session;
+	peer_says(f, again, 0, WIRE_NORMAL, &said, 1);
+	expect_dropped(f, DROP_RECORD_REVOKED);
+	f->sessions->slot[1].last = NULL;
+	peer_says(f, again, 0, WIRE_NORMAL, &said, 1);
+	expect_dropped(f, DROP_RECORD_REVOKED);
 }
 
 static void test_not_agreed(void **state)
@@ -348,6 +356,13 @@ static void test_malformed(void **state)
 	fixture_clear(f);
 	fixture_burst(f, 0);
 	assert_int_equal(f->heard_count, 3);
+
+	// a via alone, with all that it needs
+	header.sequence++;
+	memset(text, 0, sizeof(text));
+	wire_message_put(text, 8, WIRE_SEND, WIRE_HOP_LIMIT, WIRE_FLAG_VIA, 1, &b->id);
+	peer_seals(f, a, &header, text, WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE + 8);
+	expect_dropped(f, DROP_RECORD_MALFORMED);
 }
 
 /* Lanes and their owners */
@@ -1247,6 +1262,49 @@ static void test_rekey(void **state)
 	}
 }
 
+/* toy_aead, and control publishes a peer's new key while its records are being opened. */
+static struct peer *rekeyed_meanwhile;
+
+static void open_and_rekey(void *worker, struct aead_job *jobs, unsigned int n)
+{
+	struct fixture *f = worker;
+
+	toy_aead.open(NULL, jobs, n);
+	if (rekeyed_meanwhile) {
+		peer_rekey(f, rekeyed_meanwhile);
+		peer_rekey_sends(f, rekeyed_meanwhile);
+	}
+	rekeyed_meanwhile = NULL;
+}
+
+static void test_two_epochs_in_a_burst(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *a = peer_new(f, 1);
+	struct said said[3] = {say(&a->id, 1, 8), say(&f->relay, 2, 8), say(&a->id, 3, 8)};
+	struct aead_ops aead = toy_aead;
+	struct session_tx *lane = session_tx_lane(a->session, 0);
+	void *scratch = f->workers[0].forward.aead_worker;
+
+	// the ping is answered by the session as it was when the record came, the others go to what
+	// it is when they are looked up
+	said[1].kind = WIRE_PING;
+	a->session->tx_budget = 10;
+	lane->used = 4;
+	aead.open = open_and_rekey;
+	rekeyed_meanwhile = a;
+	f->workers[0].forward.aead = &aead;
+	f->workers[0].forward.aead_worker = f;
+	peer_says(f, a, 0, WIRE_NORMAL, said, 3);
+	fixture_burst(f, 0);
+	f->workers[0].forward.aead_worker = scratch;
+	f->workers[0].forward.aead = &toy_aead;
+	assert_int_equal(f->heard_count, 3);
+	assert_int_equal(f->sent_count, 3);
+	assert_int_equal(lane->epoch, 1);
+	assert_int_equal(lane->used, 3);
+}
+
 /* A full ring loses the hint of a new phase or a used-up key, but not its bit. */
 static void test_hints_stay(void **state)
 {
@@ -1454,6 +1512,7 @@ int main(void)
 		TEST(path),
 		TEST(seen),
 		TEST(rekey),
+		TEST(two_epochs_in_a_burst),
 		TEST(hints_stay),
 		TEST(return ),
 		TEST(commands),

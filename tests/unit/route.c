@@ -267,6 +267,39 @@ static void test_churn_does_not_grow(void **state)
 	assert_int_equal(f->routes.words->mask, 15);
 }
 
+/* What is emptied in a full bucket is counted, and swept before the table is half full of it. */
+static void test_tombstones(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t live[60] = {0};
+
+	srandom(2);
+	for (uint32_t i = 1; i <= 60000; i++) {
+		uint32_t *place = &live[(uint32_t)random() % 60];
+		const struct wire_id old = id_of(*place), new = id_of(i);
+		const struct route_words *words;
+		uint32_t tombstones = 0, routes = 0;
+
+		if (*place)
+			assert_int_equal(route_remove(&f->routes, &old), 0);
+		*place = i;
+		assert_int_equal(route_set(&f->routes, &new, i % SLOTS), 0);
+		words = f->routes.words;
+		assert_true(words->mask <= 31);
+		for (uint32_t at = 0; at <= words->mask; at++) {
+			for (int j = 0; j < ROUTE_BUCKET; j++) {
+				routes += words->bucket[at][j] > 1;
+				tombstones += words->bucket[at][j] == 1;
+			}
+		}
+		assert_int_equal(routes, route_count(&f->routes));
+		assert_int_equal(tombstones, f->routes.tombstones);
+		assert_true(routes + tombstones <= (words->mask + 1) * ROUTE_BUCKET / 2);
+		if (i % 1000 == 0)
+			rcu_quiescent_state();
+	}
+}
+
 struct reader {
 	struct fixture *f;
 	bool started; // reader writes, control waits for it (atomic)
@@ -351,9 +384,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(set_and_remove),       TEST(walk),          TEST(expected_number_fits),
-		TEST(collisions),           TEST(against_model), TEST(churn_does_not_grow),
-		TEST(lookups_during_churn),
+		TEST(set_and_remove),       TEST(walk),
+		TEST(expected_number_fits), TEST(collisions),
+		TEST(against_model),        TEST(churn_does_not_grow),
+		TEST(tombstones),           TEST(lookups_during_churn),
 	};
 	int failed;
 
