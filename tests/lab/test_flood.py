@@ -1,0 +1,262 @@
+"""Those who would keep the relay busy with handshakes: others notice nothing, and get in."""
+
+import json
+import os
+import random
+import resource
+import socket
+import threading
+import time
+
+import pytest
+from OpenSSL import SSL
+
+from netns import ROAMING_V4
+from peer import Connection
+from relay import CONTROL_V4, CONTROL_V6, PORT, eventually
+
+HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
+MANY = 2000
+
+
+@pytest.fixture
+def open_many():
+    """Opens TCP connections that say nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    opened = []
+
+    def open_many(count, source=None):
+        for number in range(count):
+            sock = socket.socket()
+            if source:
+                sock.bind((source, 0))
+            sock.setblocking(False)
+            sock.connect_ex(CONTROL_V4)
+            opened.append(sock)
+        return opened
+    yield open_many
+    for sock in opened:
+        sock.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def handshakes(relay):
+    return relay.admin("status")["handshakes"]
+
+
+def quiet(relay):
+    """No connection is left over."""
+    return all(handshakes(relay)[name] == 0 for name in ("open", "waiting", "silent"))
+
+
+@pytest.mark.relay(limits={"source_handshakes": 10000, "source_handshakes_per_second": 100000,
+                           "handshakes": 8, "tls_timeout": 5})
+def test_silent_connections(relay, join, neighbours, open_many):
+    """Thousands of them take no place of those who speak."""
+    open_many(MANY)
+    eventually(lambda: handshakes(relay)["silent"] > MANY / 2, 5)
+    begin = time.monotonic()
+    for number in range(5):
+        join(f"speaks{number}")
+    assert time.monotonic() - begin < 2
+    eventually(lambda: quiet(relay), 10)
+    assert handshakes(relay)["timed_out"] >= MANY / 2
+
+
+@pytest.mark.relay(limits={"source_handshakes": 10000, "source_handshakes_per_second": 100000,
+                           "handshakes": 8, "tls_timeout": 2})
+def test_one_byte_a_second(relay, join, neighbours, open_many):
+    """They take places, but lose them at once to who sends a ClientHello."""
+    sockets = open_many(300)
+    over = threading.Event()
+
+    def drip():
+        while not over.is_set():
+            for sock in sockets:
+                try:
+                    sock.send(b"\x16")
+                except OSError:
+                    pass
+            over.wait(1)
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        begin = time.monotonic()
+        for number in range(3):
+            join(f"speaks{number}")
+        assert time.monotonic() - begin < 10
+    finally:
+        over.set()
+        thread.join()
+    eventually(lambda: quiet(relay), 10)
+    assert handshakes(relay)["evicted"] > 0
+
+
+@pytest.mark.relay(limits={"source_handshakes": 10})
+def test_limit_of_a_source(relay, join, neighbours, open_many):
+    """Its own handshakes are limited; another address, and IPv6, know nothing of it."""
+    before = handshakes(relay)
+    open_many(100, ROAMING_V4[0])
+    eventually(lambda: handshakes(relay)["closed"] - before["closed"] >= 50, 5)
+    after = handshakes(relay)
+    assert after["over_source_handshakes"] - before["over_source_handshakes"] >= 90
+    join("elsewhere")
+    join("six", control=CONTROL_V6)
+
+
+@pytest.mark.relay(limits={"source_handshakes_per_second": 5, "busy_per_second": 1,
+                           "member_handshakes_per_second": 1})
+def test_busy(relay, federation, neighbours):
+    """Of those over the limit a few are told when to come back, the others are closed."""
+    identity = federation.peer("eager")
+    answers = []
+    for number in range(40):
+        try:
+            connection = Connection(identity, federation.trust, CONTROL_V4, source=ROAMING_V4[1])
+        except (SSL.Error, OSError):
+            answers.append(None)
+            continue
+        answers.append(connection.ask(HELLO))
+        connection.abandon()
+    busy = [answer for answer in answers if answer and answer.get("error") == "busy"
+            and "overloaded" in answer["detail"]]
+    assert busy and all(2 <= answer["retry_after"] <= 10 for answer in busy)
+    assert None in answers
+    assert handshakes(relay)["busy"] >= len(busy)
+
+
+@pytest.mark.relay(limits={"handshakes": 4, "handshakes_per_second": 5, "waiting": 50,
+                           "source_handshakes": 10000, "source_handshakes_per_second": 100000})
+def test_members_rekey_in_a_flood(relay, join, neighbours, identities, federation):
+    """From another address they use up all that newcomers may have; rekeys have their own."""
+    members = [join(f"member{number}") for number in range(3)]
+    identity = federation.peer("flooding")
+    over = threading.Event()
+
+    def flood():
+        while not over.is_set():
+            try:
+                Connection(identity, federation.trust, CONTROL_V4,
+                           source=ROAMING_V4[2], timeout=1).abandon()
+            except (SSL.Error, OSError):
+                pass
+    threads = [threading.Thread(target=flood) for number in range(10)]
+    before = handshakes(relay)
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: handshakes(relay)["waiting"] > 0, 10)
+        for member in members:
+            begin = time.monotonic()
+            member.rekey()
+            assert time.monotonic() - begin < 1
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert handshakes(relay)["of_members"] - before["of_members"] >= len(members)
+
+
+def client_hello():
+    """The bytes that a good peer begins with."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_alpn_protos([b"viaduct/1"])
+    connection = SSL.Connection(context)
+    connection.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    return connection.bio_read(65536)
+
+
+def test_aborted_at_each_step(relay, join, federation, neighbours):
+    """In order and by reset: nothing of it stays."""
+    hello = client_hello()
+    identity = federation.peer("aborting")
+    before = handshakes(relay)
+    for reset in False, True:
+        for sent in (b"", hello[:1], hello[:len(hello) // 2], hello):
+            with socket.create_connection(CONTROL_V4) as sock:
+                if reset:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                    b"\x01\0\0\0\0\0\0\0")
+                sock.sendall(sent)
+                if sent == hello:
+                    sock.recv(1)
+        for said in (b"", HELLO[:10], HELLO):
+            connection = Connection(identity, federation.trust, CONTROL_V4)
+            if said:
+                connection.tls.send(said)
+            if reset:
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                             b"\x01\0\0\0\0\0\0\0")
+            connection.abandon()
+    eventually(lambda: quiet(relay), 5)
+    after = handshakes(relay)
+    assert sum(after[name] - before[name] for name in ("ok", "failed")) >= 12
+    join("well-behaved")
+
+
+def test_garbage_on_both_ports(relay, join, neighbours):
+    """While others work; TCP and UDP have the same number."""
+    chance = random.Random(7740)
+    over = threading.Event()
+
+    def throw_datagrams():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            while not over.is_set():
+                sock.sendto(chance.randbytes(chance.randrange(1, 1200)), (CONTROL_V4[0], PORT))
+
+    def throw_streams():
+        while not over.is_set():
+            try:
+                with socket.create_connection(CONTROL_V4, timeout=1) as sock:
+                    sock.sendall(chance.randbytes(chance.randrange(1, 3000)))
+                    sock.recv(100)
+            except OSError:
+                pass
+    threads = [threading.Thread(target=target) for target in (throw_datagrams, throw_streams)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(10):
+            join(f"working{number}")
+            time.sleep(0.2)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    eventually(lambda: quiet(relay), 10)
+
+
+def memory(relay):
+    with open(f"/proc/{relay.admin('status')['pid']}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.relay(limits={"takeovers_per_minute": 60000})
+def test_a_peer_that_joins_a_thousand_times(relay, federation, neighbours):
+    """One member, one session, and no more memory than at first."""
+    identity = federation.peer("restless")
+    sizes = []
+    ticket = None
+    for number in range(1000):
+        connection = Connection(identity, federation.trust, CONTROL_V4, session=ticket)
+        assert "index" in connection.ask(HELLO)
+        ticket = connection.close()
+        if number in (200, 999):
+            sizes.append(memory(relay))
+    assert [peer["state"] for peer in relay.peers().values()
+            if peer["id"] == identity.text] == ["joining"]
+    assert sizes[1] - sizes[0] < 4 << 20
+
+
+@pytest.mark.relay(limits={"takeovers_per_minute": 6})
+def test_two_peers_with_the_same_certificate(relay, make_peer, neighbours):
+    """The later one has the session; the earlier one is told, and doesn't come back by itself."""
+    first, second = make_peer("twin"), make_peer("twin")
+    first.connect()
+    second.connect()
+    eventually(lambda: first.poll(0.01) or first.replaced, 3)
+    assert relay.peers()[second.identity.text]["index"] == second.index
+    assert second.wait_tag(second.send(second.identity.id))
