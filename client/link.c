@@ -11,7 +11,8 @@
 #include "dial.h"
 #include "peer.h"
 
-#define ANSWER_TIMEOUT (10 * SECOND)
+#define CONNECT_TIMEOUT (10 * SECOND)
+#define ANSWER_TIMEOUT  (30 * SECOND) // a relay that all join at once lets them wait in line
 #define DRAIN_TIMEOUT  (2 * SECOND)
 
 /* OpenSSL's own socket BIO uses write(), which raises SIGPIPE: a library may not do that. */
@@ -181,6 +182,7 @@ static bool step_connect(struct link *link, uint32_t events)
 		return false;
 	}
 	link->state = LINK_HANDSHAKE;
+	context_timer_in(link->peer->v, &link->deadline, ANSWER_TIMEOUT);
 	error = tls_init(link, text, sizeof(text));
 	if (error)
 		fail(link, error, text);
@@ -324,7 +326,7 @@ int link_open(struct viaduct_peer *peer, const struct sockaddr_storage *address,
 		snprintf(text, size, "can't watch a socket: %s", strerror(-ret));
 		goto out;
 	}
-	context_timer_in(peer->v, &link->deadline, ANSWER_TIMEOUT);
+	context_timer_in(peer->v, &link->deadline, CONNECT_TIMEOUT);
 	peer->link = link;
 	return 0;
 out:

@@ -22,6 +22,7 @@ static const cyaml_strval_t aeads[] = {
 	{"auto", CONFIG_AEAD_AUTO},
 	{"ipsec_mb", CONFIG_AEAD_IPSEC_MB},
 	{"openssl", CONFIG_AEAD_OPENSSL},
+	{"cryptodev", CONFIG_AEAD_CRYPTODEV},
 };
 
 static const cyaml_strval_t ciphers[] = {
@@ -77,6 +78,7 @@ static const cyaml_schema_field_t data_fields[] = {
 	CHOICE(data, polling, pollings),
 	NUMBER(data, mtu),
 	CHOICE(data, aead, aeads),
+	TEXT(data, aead_device, OPTIONAL),
 	LIST(data, address, &address_value, CONFIG_ADDRESSES_MAX),
 	CYAML_FIELD_END,
 };
@@ -172,8 +174,8 @@ static const struct limit {
 	LIMIT(limits, member_handshakes, 1, 10000, 64),
 	LIMIT(limits, member_handshakes_per_second, 1, 100000, 500),
 	LIMIT(limits, busy_per_second, 1, 1000, 10),
-	LIMIT(limits, waiting, 0, 65536, 4096),
-	LIMIT(limits, waiting_timeout, 1, 60, 5),
+	LIMIT(limits, waiting, 0, 65536, 16384),
+	LIMIT(limits, waiting_timeout, 1, 60, 20),
 	LIMIT(limits, takeovers_per_minute, 1, 60000, 6),
 	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
