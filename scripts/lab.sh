@@ -96,10 +96,11 @@ relay_start()
 {
 	local i
 	rm -f "$lab/viaductd.pid"
+	: >"$lab/viaductd.log" # that of the last one says ready
 	# shellcheck disable=SC2016  # sh is to expand it
 	setsid sh -c 'echo $$ >"$0" && exec "$@"' "$lab/viaductd.pid" \
 		ip netns exec "$ns_relay" "$viaductd" -c "$lab/viaductd.yaml" \
-		>"$lab/viaductd.log" 2>&1 </dev/null 9>&- &
+		>>"$lab/viaductd.log" 2>&1 </dev/null 9>&- &
 	disown
 	for ((i = 0; i < 300; i++)); do
 		! grep -q 'msg=ready' "$lab/viaductd.log" || return 0
