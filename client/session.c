@@ -236,6 +236,20 @@ static void echo(struct session *session, const char *token)
 	json_decref(root);
 }
 
+/* Best effort: a relay that stops waits for those who haven't said that they go. */
+static void say_leave(struct session *session)
+{
+	static const char leave[] = "{\"op\":\"leave\"}";
+	uint8_t *payload;
+	int error;
+
+	payload = flow_message(session, 0, WIRE_CONTROL, WIRE_KIND_CONTROL, &session->welcome.relay,
+			       0, sizeof(leave) - 1, &error);
+	if (payload)
+		memcpy(payload, leave, sizeof(leave) - 1);
+	flow_flush(session);
+}
+
 /* ---- Receiving ---- */
 
 static void take_event(struct session *session, struct flow *flow, const uint8_t *text,
@@ -268,6 +282,7 @@ static void take_event(struct session *session, struct flow *flow, const uint8_t
 		peer_lost(peer, VIADUCT_E_REPLACED, "another join of the same identity took over");
 		break;
 	case EVENT_CLOSING:
+		say_leave(session);
 		peer_lost(peer, VIADUCT_E_CLOSING, "the relay stops");
 		break;
 	}

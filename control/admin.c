@@ -178,6 +178,19 @@ static json_t *routes(const struct admin_subject *subject)
 	return json_pack("{sb so}", "ok", 1, "routes", walk.list);
 }
 
+static json_t *drain(const struct admin_subject *subject, const json_t *question)
+{
+	const json_t *seconds = json_object_get(question, "seconds");
+	json_int_t number = seconds ? json_integer_value(seconds) : subject->config->drain.seconds;
+
+	if ((seconds && !json_is_integer(seconds)) || number < 0 || number > 3600)
+		return json_pack("{sb ss}", "ok", 0, "error",
+				 "seconds must be a whole number from 0 to 3600");
+	subject->drain(subject->arg, (unsigned int)number);
+	return json_pack("{sb sI sI}", "ok", 1, "peers", (json_int_t)subject->members->present,
+			 "seconds", number);
+}
+
 static void add_up(struct counters *total, const struct counters *counters)
 {
 	const uint64_t *from = (const uint64_t *)counters;
@@ -244,10 +257,12 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 	else if (strcmp(command, "revoke") == 0)
 		answer = revoke_answer(subject->trust, subject->members, question,
 				       dataplane_now_ms());
-	else if (strcmp(command, "reload") == 0)
+	else if (strcmp(command, "reload, drain") == 0)
 		answer = reload_answer(subject->reload,
 				       json_is_true(json_object_get(question, "dry_run")),
 				       dataplane_now_ms());
+	else if (strcmp(command, "drain") == 0)
+		answer = drain(subject, question);
 	else
 		answer = json_pack("{sb ss}", "ok", 0, "error",
 				   "no such cmd; one of status, peers, routes, drops, revoke, "

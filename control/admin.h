@@ -21,6 +21,10 @@ struct admin_subject {
 	struct trust *trust;
 	const struct reload *reload;
 	struct dataplane *dataplane;
+
+	/* Asks all members to go, and ends the relay when they have or after so long. */
+	void (*drain)(void *arg, unsigned int seconds);
+	void *arg;
 };
 
 struct admin;

@@ -126,6 +126,8 @@ size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[W
 	// a rekey costs nothing more now, and can wait less than others
 	if (error == HELLO_OK && hello->retry_s && !parsed.rekey)
 		return hello_refusal(answer, HELLO_BUSY, "the relay is overloaded", hello->retry_s);
+	if (error == HELLO_OK && join->closing_s && !parsed.rekey)
+		return hello_refusal(answer, HELLO_BUSY, "the relay stops", join->closing_s);
 	if (error == HELLO_OK)
 		error = ask_member(join, hello, &parsed, &peer, &grant, &detail);
 	if (error != HELLO_OK)

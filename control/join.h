@@ -11,6 +11,7 @@ struct join {
 	const struct config *config;
 	struct tls *tls;
 	struct members *members;
+	unsigned int closing_s; // not 0: the relay stops, newcomers may come again after it
 };
 
 /* handshake_config's `answer`; `arg` is the struct join. */

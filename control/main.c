@@ -54,6 +54,7 @@ static struct viaductd {
 	struct listener *listener;
 	struct admin *admin;
 	struct reload reload;
+	uint64_t drained_ms; // when draining ends at the latest; 0: it has not begun
 	bool over;
 	char error[CONFIG_ERROR_MAX]; // why a step has failed, if not for want of memory
 } viaductd;
@@ -315,6 +316,18 @@ static void dispatch_end(struct viaductd *v)
 	dispatch_stop(v->dispatch);
 }
 
+/* Asks all to go; those who don't are left in `seconds`. */
+static void drain(void *arg, unsigned int seconds)
+{
+	struct viaductd *v = arg;
+
+	log_info("draining", "peers=%u seconds=%u", v->members.present, seconds);
+	v->drained_ms = dataplane_now_ms() + seconds * 1000;
+	v->join.closing_s = seconds + 1;
+	// half of the time to spread out in, the other half to be gone
+	members_say_closing(&v->members, seconds / 2);
+}
+
 static int admin_begin(struct viaductd *v)
 {
 	struct admin_subject subject;
@@ -336,6 +349,8 @@ static int admin_begin(struct viaductd *v)
 		.trust = &v->trust,
 		.reload = &v->reload,
 		.dataplane = v->dataplane,
+		.drain = drain,
+		.arg = v,
 	};
 
 	return admin_start(&v->admin, &v->loop, &subject, v->error);
@@ -344,6 +359,11 @@ static int admin_begin(struct viaductd *v)
 static void admin_end(struct viaductd *v)
 {
 	admin_stop(v->admin);
+}
+
+static bool is_drained(const struct viaductd *v)
+{
+	return v->drained_ms && (!v->members.present || dataplane_now_ms() >= v->drained_ms);
 }
 
 static void on_signal(uv_signal_t *handle, int number)
@@ -355,7 +375,10 @@ static void on_signal(uv_signal_t *handle, int number)
 		return;
 	}
 	log_info("stopping", "signal=%s", number == SIGTERM ? "SIGTERM" : "SIGINT");
-	v->over = true;
+	if (v->drained_ms)
+		v->over = true;
+	else
+		drain(v, (unsigned int)v->config.drain.seconds);
 }
 
 static int signals_start(struct viaductd *v)
@@ -400,12 +423,11 @@ static const struct step {
 
 enum { STEPS = sizeof(steps) / sizeof(steps[0]) };
 
-/* Tells the peers, and gives the workers the time to pass it on. */
+/* Gives the workers the time to pass on the last words. */
 static void say_goodbye(struct viaductd *v)
 {
 	uint64_t begin, now;
 
-	members_say_closing(&v->members);
 	uv_update_time(&v->loop);
 	begin = uv_now(&v->loop);
 	do {
@@ -438,7 +460,7 @@ static int run(struct viaductd *v)
 			 v->config.data.interface, v->config.data.workers,
 			 dataplane_huge_pages(v->dataplane) ? "yes" : "no", v->tls.relay.name,
 			 (int)getpid());
-		while (!v->over)
+		while (!v->over && !is_drained(v))
 			turn(v);
 		say_goodbye(v);
 	}

@@ -352,13 +352,15 @@ static void say_path(struct members *members, const struct member_session *sessi
 	say(members, session, event);
 }
 
-void members_say_closing(struct members *members)
+void members_say_closing(struct members *members, unsigned int within_s)
 {
+	snprintf(members->closing, sizeof(members->closing),
+		 "{\"event\":\"closing\",\"within\":%u,\"relays\":[]}", within_s);
 	for (size_t i = 0; i < members->roster.by_id.count; i++) {
 		const struct member *member = members->roster.by_id.members[i];
 
 		if (member->current)
-			say(members, member->current, "{\"event\":\"closing\"}");
+			say(members, member->current, members->closing);
 	}
 }
 
@@ -435,6 +437,8 @@ static int move(struct members *members, struct member_session *session,
 			 session->member->name, session->index, address);
 	}
 	say_path(members, session);
+	if (first && *members->closing)
+		say(members, session, members->closing);
 	return 0;
 }
 

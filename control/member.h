@@ -92,6 +92,7 @@ struct members {
 	unsigned int joining;             // with a next one
 	unsigned int present;             // with either
 	uint64_t rekeyed;                 // since start
+	char closing[64];                 // event; "" unless the relay stops
 };
 
 /* What a peer that TLS has authenticated asks for. */
@@ -174,8 +175,11 @@ void members_tick(struct members *members, uint64_t now_ms);
 /* Ends silent sessions and picks up lost hints. Call it every second or so. */
 void members_sweep(struct members *members, uint64_t now_ms);
 
-/* Tells all members that the relay stops. */
-void members_say_closing(struct members *members);
+/*
+ * Tells all members that the relay stops, now and whoever comes to be one: they are to go within
+ * these seconds.
+ */
+void members_say_closing(struct members *members, unsigned int within_s);
 
 /* Since when nothing authentic has come, in ms. */
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms);

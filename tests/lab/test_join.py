@@ -1,6 +1,7 @@
 """Joining, finding each other, and what peers say to each other."""
 
 import json
+import signal
 import subprocess
 import time
 
@@ -257,9 +258,11 @@ def test_keepalive_and_expiry(relay, join, neighbours):
 def test_relay_stops(relay, join):
     """It says so to everybody, and lets them come back."""
     crowd = [join(f"peer-{number}") for number in range(20)]
-    relay.stop()
+    relay.process.send_signal(signal.SIGTERM)
     for peer in crowd:
         peer.wait_event("closing")
+        peer.leave()
+    relay.stop()
     relay.start()
     for peer in crowd:
         peer.connect()
