@@ -19,6 +19,7 @@ enum {
 	CONFIG_CIPHERS_MAX = 2,
 	CONFIG_WORKERS_MAX = 8,
 	CONFIG_PINS_MAX = 64, // more are for a file
+	CONFIG_DEVICE_MAX = 64,
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
 };
 
@@ -28,6 +29,7 @@ enum config_aead {
 	CONFIG_AEAD_AUTO,
 	CONFIG_AEAD_IPSEC_MB,
 	CONFIG_AEAD_OPENSSL,
+	CONFIG_AEAD_CRYPTODEV,
 };
 
 enum config_polling {
@@ -59,7 +61,8 @@ struct config {
 		uint32_t cores_count; // 0: chosen by placement
 		int polling;          // enum config_polling
 		int mtu;
-		int aead;                                         // enum config_aead
+		int aead;                            // enum config_aead
+		char aead_device[CONFIG_DEVICE_MAX]; // for cryptodev: PCI address or vdev
 		char address[CONFIG_ADDRESSES_MAX][ADDRESS_TEXT]; // IPs to tell peers
 		uint32_t address_count; // 0: where the peer's TLS connection came to
 	} data;

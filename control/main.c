@@ -194,9 +194,16 @@ static int aead_start(struct viaductd *v)
 	static const char *const names[] = {
 		[CONFIG_AEAD_IPSEC_MB] = "ipsec_mb",
 		[CONFIG_AEAD_OPENSSL] = "openssl",
+		[CONFIG_AEAD_CRYPTODEV] = "cryptodev",
 	};
 	int chosen = v->config.data.aead;
 
+	if ((chosen == CONFIG_AEAD_CRYPTODEV) != !!*v->config.data.aead_device) {
+		snprintf(v->error, sizeof(v->error),
+			 "data.aead_device: \"aead: cryptodev\" wants a PCI address, or a name such "
+			 "as crypto_aesni_mb; others don't");
+		return -EINVAL;
+	}
 	v->aead = chosen == CONFIG_AEAD_AUTO ? dataplane_aead_default()
 					     : dataplane_aead(names[chosen]);
 	if (v->aead)
@@ -274,6 +281,26 @@ static void log_dataplane(int level, const char *text)
 	log_text((enum log_level)level, text);
 }
 
+/* Whether what sessions may use can be had: only a crypto device that runs can tell. */
+static int ciphers_check(struct viaductd *v)
+{
+	const uint8_t secret[WIRE_EXPORT_SIZE] = {0};
+
+	for (uint32_t i = 0; i < v->config.session.ciphers_count; i++) {
+		enum wire_aead aead = (enum wire_aead)v->config.session.ciphers[i];
+		struct aead_key *key = v->aead->key_new(aead, secret, -1);
+
+		v->aead->key_free(key);
+		if (key)
+			continue;
+		snprintf(v->error, sizeof(v->error),
+			 "session.ciphers: data.aead %s %s can't do %s; leave that out",
+			 v->aead->name, v->config.data.aead_device, wire_aead_name(aead));
+		return -ENOTSUP;
+	}
+	return 0;
+}
+
 static int dataplane_begin(struct viaductd *v)
 {
 	const struct config *config = &v->config;
@@ -288,14 +315,22 @@ static int dataplane_begin(struct viaductd *v)
 		.sessions = v->members.sessions,
 		.routes = &v->members.routes,
 		.aead = v->aead,
+		.aead_device = config->data.aead_device,
 		.relay = v->tls.relay.id,
 	};
+	int r;
 
 	for (unsigned int i = 0; i < v->plan.worker_count; i++) {
 		dataplane.cores[i] = v->plan.workers[i].core;
 		dataplane.nodes[i] = v->plan.workers[i].node;
 	}
-	return dataplane_start(&v->dataplane, &dataplane, log_dataplane, v->error);
+	r = dataplane_start(&v->dataplane, &dataplane, log_dataplane, v->error);
+	if (r)
+		return r;
+	r = ciphers_check(v);
+	if (r)
+		dataplane_stop(v->dataplane);
+	return r;
 }
 
 static void dataplane_end(struct viaductd *v)

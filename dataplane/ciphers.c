@@ -8,6 +8,7 @@ static const struct aead_ops *const ciphers[] = {
 	&aead_ipsec_mb,
 #endif
 	&aead_openssl,
+	&aead_cryptodev,
 };
 
 const struct aead_ops *dataplane_aead(const char *name)

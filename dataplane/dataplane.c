@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "ciphers.h"
 #include "eal.h"
 #include "report.h"
 #include "worker.h"
@@ -15,7 +16,13 @@ enum {
 	// for EAL, drivers and rings
 	MEMORY_BASE = 8 << 20,
 	MEMORY_WORKER = 2 << 20,
+
+	// of a slot's sessions, with those that come and go, and of all slots
+	KEYS_SLOT = 4,
+	KEYS_BASE = 256,
 };
+
+_Static_assert((int)CIPHERS_ERROR_MAX <= (int)DATAPLANE_ERROR_MAX, "errors are passed on");
 
 struct dataplane {
 	struct port port;
@@ -31,17 +38,37 @@ static const char *const driver_names[] = {
 	[DATAPLANE_AF_PACKET] = "af_packet",
 };
 
+static unsigned int keys_most(const struct dataplane_config *config)
+{
+	return KEYS_SLOT * config->sessions->slots + KEYS_BASE;
+}
+
 static int eal_begin(struct dataplane *dataplane, const struct dataplane_config *config,
 		     char *error)
 {
 	size_t bytes = port_memory(config) + MEMORY_BASE + config->workers * (size_t)MEMORY_WORKER;
 
+	if (config->aead == &aead_cryptodev)
+		bytes += cryptodev_memory(keys_most(config));
 	return eal_start(config, (bytes >> 20) + 1, error);
 }
 
 static void eal_end(struct dataplane *dataplane)
 {
 	eal_stop();
+}
+
+static int cipher_begin(struct dataplane *dataplane, const struct dataplane_config *config,
+			char *error)
+{
+	if (config->aead != &aead_cryptodev)
+		return 0;
+	return cryptodev_start(config->aead_device, config->workers, keys_most(config), error);
+}
+
+static void cipher_end(struct dataplane *dataplane)
+{
+	cryptodev_stop();
 }
 
 static int interface_begin(struct dataplane *dataplane, const struct dataplane_config *config,
@@ -111,9 +138,8 @@ static const struct {
 		     char *error);
 	void (*end)(struct dataplane *dataplane);
 } stages[] = {
-	{"interface", interface_begin, interface_end},
-	{"EAL", eal_begin, eal_end},
-	{"port", port_begin, port_end},
+	{"interface", interface_begin, interface_end}, {"EAL", eal_begin, eal_end},
+	{"cipher", cipher_begin, cipher_end},          {"port", port_begin, port_end},
 	{"workers", workers_begin, workers_end},
 };
 

@@ -35,6 +35,7 @@ struct dataplane_config {
 	const struct session_table *sessions;
 	const struct route_table *routes;
 	const struct aead_ops *aead;
+	const char *aead_device; // for cryptodev: PCI address, or name of a vdev; else unused
 	struct wire_id relay;
 };
 
@@ -108,7 +109,7 @@ uint64_t dataplane_now_ms(void);
  */
 int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length);
 
-/* Ciphers by name: "ipsec_mb" or "openssl"; NULL: unknown or not for this machine. */
+/* Ciphers by name: "ipsec_mb", "openssl" or "cryptodev"; NULL: unknown or not for this machine. */
 const struct aead_ops *dataplane_aead(const char *name);
 
 /* What to use where nothing is configured. */

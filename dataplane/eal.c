@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 
+#include "ciphers.h"
 #include "report.h"
 
 static bool huge;
@@ -44,10 +45,10 @@ int eal_start(const struct dataplane_config *config, size_t megabytes, char *err
 {
 	char lcores[16 * (DATAPLANE_WORKERS_MAX + 1)], memory[16];
 	const char *arguments[16] = {
-		"viaductd", "--lcores", lcores,           "--main-lcore", "0",  "-m",
-		memory,     "--no-pci", "--no-telemetry", "--iova-mode",  "va",
+		"viaductd", "--lcores", lcores,           "--main-lcore", "0",
+		"-m",       memory,     "--no-telemetry", "--iova-mode",  "va",
 	};
-	int n = 11;
+	int n = 10;
 	size_t length;
 	sigset_t all, before;
 	int r;
@@ -56,6 +57,12 @@ int eal_start(const struct dataplane_config *config, size_t megabytes, char *err
 	for (unsigned int i = 0; i < config->workers; i++)
 		length += (size_t)snprintf(lcores + length, sizeof(lcores) - length, ",%u@%d",
 					   i + 1, config->cores[i]);
+	if (config->aead == &aead_cryptodev && cryptodev_is_pci(config->aead_device)) {
+		arguments[n++] = "-a";
+		arguments[n++] = config->aead_device;
+	} else {
+		arguments[n++] = "--no-pci";
+	}
 	snprintf(memory, sizeof(memory), "%zu", megabytes);
 	huge = huge_free() >= megabytes;
 	if (huge) {

@@ -29,6 +29,7 @@
 #include <rte_launch.h>
 #include <rte_mbuf.h>
 
+#include "ciphers.h"
 #include "frame.h"
 #include "node.h"
 #include "worker.h"
@@ -52,7 +53,7 @@ enum {
 
 struct options {
 	uint32_t sessions, routes, payload, pack, spread, workers, churn, seconds;
-	const char *aead;
+	const char *aead, *aead_device;
 	int json;
 };
 
@@ -63,6 +64,7 @@ static struct options options = {
 	.pack = 1,
 	.workers = 1,
 	.seconds = 5,
+	.aead_device = "crypto_aesni_mb",
 };
 
 /* A sealed record with the frame around it, ready to copy. */
@@ -679,8 +681,8 @@ static void start_eal(void)
 
 static const char usage[] =
 	"usage: forward [--sessions N] [--routes N] [--payload BYTES] [--pack M] [--spread R]\n"
-	"               [--workers W] [--churn UPDATES_PER_S] [--seconds S] [--aead NAME] "
-	"[--json]\n";
+	"               [--workers W] [--churn UPDATES_PER_S] [--seconds S] [--aead NAME]\n"
+	"               [--aead-device DEVICE] [--json]\n";
 
 static uint32_t number(const char *text, const char *name, uint32_t low, uint32_t high)
 {
@@ -696,10 +698,19 @@ static uint32_t number(const char *text, const char *name, uint32_t low, uint32_
 static void parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{"sessions", 1, NULL, 's'}, {"routes", 1, NULL, 'r'},  {"payload", 1, NULL, 'b'},
-		{"pack", 1, NULL, 'm'},     {"spread", 1, NULL, 'd'},  {"workers", 1, NULL, 'w'},
-		{"churn", 1, NULL, 'c'},    {"seconds", 1, NULL, 't'}, {"aead", 1, NULL, 'a'},
-		{"json", 0, NULL, 'j'},     {"help", 0, NULL, 'h'},    {0},
+		{"sessions", 1, NULL, 's'},
+		{"routes", 1, NULL, 'r'},
+		{"payload", 1, NULL, 'b'},
+		{"pack", 1, NULL, 'm'},
+		{"spread", 1, NULL, 'd'},
+		{"workers", 1, NULL, 'w'},
+		{"churn", 1, NULL, 'c'},
+		{"seconds", 1, NULL, 't'},
+		{"aead", 1, NULL, 'a'},
+		{"aead-device", 1, NULL, 'v'},
+		{"json", 0, NULL, 'j'},
+		{"help", 0, NULL, 'h'},
+		{0},
 	};
 	bool routes_given = false;
 	int c;
@@ -734,6 +745,9 @@ static void parse(int argc, char **argv)
 		case 'a':
 			options.aead = optarg;
 			break;
+		case 'v':
+			options.aead_device = optarg;
+			break;
 		case 'j':
 			options.json = 1;
 			break;
@@ -764,12 +778,17 @@ int main(int argc, char **argv)
 	double begin, ns, limit_msgs, share, headroom;
 	struct counters counters = {0};
 	const char *verdict = "ok";
+	char error[CIPHERS_ERROR_MAX];
 	int rounds = 0;
 	json_t *out;
 
 	parse(argc, argv);
 	start_eal();
 	rcu_register_thread();
+	// the generator is a worker of its own, and so is each bare phase
+	if (aead == &aead_cryptodev && cryptodev_start(options.aead_device, options.workers + 2,
+						       2 * options.sessions + 1, error))
+		fail(error);
 	generator_aead = aead->worker_new(-1);
 	hot_key = aead->key_new(WIRE_AES_256_GCM, secret, -1);
 	if (!generator_aead || !hot_key)
