@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <urcu/list.h>
 
@@ -14,7 +15,8 @@
 enum {
 	BACKLOG = 16,
 	CLIENTS_MAX = 64,
-	LINE_MAX_BYTES = 4096, // of a question
+	LINE_MAX_BYTES = 4096,  // of a question
+	EVENTS_MAX = 256 << 10, // bytes that wait for a client
 };
 
 struct client {
@@ -24,6 +26,9 @@ struct client {
 	uv_write_t write;
 	char *answer; // being written, or NULL
 	bool last;    // close it after the answer
+	char *events; // that wait; NULL: it didn't ask for them
+	size_t events_length;
+	unsigned int missed; // events since they had no room
 	size_t length;
 	char line[LINE_MAX_BYTES];
 };
@@ -35,7 +40,8 @@ struct admin {
 	uint64_t started_ms;
 	struct cds_list_head clients;
 	unsigned int client_count;
-	bool closed; // the listening socket
+	unsigned int listeners; // clients that want events
+	bool closed;            // the listening socket
 	bool stopped;
 };
 
@@ -264,9 +270,10 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 	else if (strcmp(command, "drain") == 0)
 		answer = drain(subject, question);
 	else
-		answer = json_pack("{sb ss}", "ok", 0, "error",
-				   "no such cmd; one of status, peers, routes, drops, revoke, "
-				   "reload");
+		answer = json_pack(
+			"{sb ss}", "ok", 0, "error",
+			"no such cmd; one of status, peers, routes, drops, events, revoke, "
+			"reload");
 	json_decref(question);
 	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
 	text = size ? malloc(size + 2) : NULL;
@@ -293,6 +300,7 @@ static void on_client_closed(uv_handle_t *handle)
 	struct admin *admin = client->admin;
 
 	free(client->answer);
+	free(client->events);
 	free(client);
 	admin->client_count--;
 	free_admin(admin);
@@ -302,11 +310,15 @@ static void close_client(struct client *client)
 {
 	if (uv_is_closing((uv_handle_t *)&client->pipe))
 		return;
+	client->admin->listeners -= client->events != NULL;
 	cds_list_del(&client->node);
 	uv_close((uv_handle_t *)&client->pipe, on_client_closed);
 }
 
 static void serve(struct client *client);
+static void write_events(struct client *client);
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer);
+static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer);
 
 static void on_written(uv_write_t *write, int result)
 {
@@ -316,6 +328,8 @@ static void on_written(uv_write_t *write, int result)
 	client->answer = NULL;
 	if (result || client->last)
 		close_client(client);
+	else if (client->events)
+		write_events(client);
 	else
 		serve(client);
 }
@@ -335,6 +349,97 @@ static void write_answer(struct client *client, char *answer)
 		close_client(client);
 }
 
+/* Events */
+
+/* Writes what waits, unless something is being written. */
+static void write_events(struct client *client)
+{
+	char *events = client->events;
+
+	if (client->answer)
+		return;
+	if (client->missed) {
+		client->events_length +=
+			(size_t)sprintf(events + client->events_length,
+					"{\"event\":\"missed\",\"count\":%u}\n", client->missed);
+		client->missed = 0;
+	}
+	if (!client->events_length)
+		return;
+	events[client->events_length] = '\0';
+	client->events = malloc(EVENTS_MAX);
+	client->events_length = 0;
+	if (client->events) {
+		write_answer(client, events);
+	} else {
+		free(events);
+		client->admin->listeners--;
+		close_client(client);
+	}
+}
+
+static void add_event(struct client *client, const char *line, size_t length)
+{
+	enum { MISSED_MAX = 64 }; // bytes of that line
+
+	if (client->missed || client->events_length + length + MISSED_MAX > EVENTS_MAX) {
+		client->missed++;
+		return;
+	}
+	memcpy(client->events + client->events_length, line, length);
+	client->events_length += length;
+	write_events(client);
+}
+
+void admin_tell(void *arg, const struct member_news *news)
+{
+	const struct member *member = news->session->member;
+	struct admin *admin = arg;
+	struct client *client, *next;
+	char address[ADDRESS_TEXT], *line = NULL;
+	struct timespec now;
+	json_t *event;
+
+	if (!admin->listeners)
+		return;
+	clock_gettime(CLOCK_REALTIME, &now);
+	address_format(address, &news->session->endpoint);
+	event = json_pack("{sf ss ss ss ss sI ss}", "time",
+			  (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1000, "event",
+			  news->event, "id", member->text, "name", member->name, "cluster",
+			  member->cluster, "index", (json_int_t)news->session->index, "address",
+			  address);
+	line = json_dumps(event, JSON_COMPACT);
+	json_decref(event);
+	if (!line)
+		return;
+	cds_list_for_each_entry_safe (client, next, &admin->clients, node) {
+		if (client->events) {
+			size_t length = strlen(line);
+
+			line[length] = '\n';
+			add_event(client, line, length + 1);
+			line[length] = '\0';
+		}
+	}
+	free(line);
+}
+
+/* Events from now on; what the client still says is of no interest. */
+static void subscribe(struct client *client)
+{
+	client->events = malloc(EVENTS_MAX);
+	client->length = 0;
+	if (!client->events) {
+		close_client(client);
+		return;
+	}
+	client->admin->listeners++;
+	write_answer(client, strdup("{\"ok\":true}\n"));
+	if (uv_read_start((uv_stream_t *)&client->pipe, on_alloc, on_read))
+		close_client(client);
+}
+
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
 {
 	struct client *client = handle->data;
@@ -351,8 +456,20 @@ static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer)
 		close_client(client);
 		return;
 	}
+	if (client->events)
+		return;
 	client->length += (size_t)length;
 	serve(client);
+}
+
+static bool wants_events(const char *line, size_t length)
+{
+	json_t *question = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);
+	const char *command = json_string_value(json_object_get(question, "cmd"));
+	bool wants = command && strcmp(command, "events") == 0;
+
+	json_decref(question);
+	return wants;
 }
 
 /* Answers the first line that is there, or reads on. One at a time, so that who doesn't read waits.
@@ -376,6 +493,10 @@ static void serve(struct client *client)
 		return;
 	}
 	used = (size_t)(end - client->line) + 1;
+	if (wants_events(client->line, used - 1)) {
+		subscribe(client);
+		return;
+	}
 	answer = admin_answer(&admin->subject, uv_now(admin->loop) - admin->started_ms,
 			      client->line, used - 1);
 	client->length -= used;

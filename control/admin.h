@@ -36,6 +36,12 @@ struct admin;
 int admin_start(struct admin **admin, uv_loop_t *loop, const struct admin_subject *subject,
 		char *error);
 
+/*
+ * For member_config's `tell`; `arg` is the struct admin. Goes to those who asked for events; who is
+ * slow is told later how many it has missed.
+ */
+void admin_tell(void *arg, const struct member_news *news);
+
 /* Closes it. All is freed when the loop has run its close callbacks. */
 void admin_stop(struct admin *admin);
 

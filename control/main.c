@@ -366,6 +366,7 @@ static void drain(void *arg, unsigned int seconds)
 static int admin_begin(struct viaductd *v)
 {
 	struct admin_subject subject;
+	int result;
 
 	v->reload = (struct reload){
 		.file = v->file,
@@ -388,11 +389,17 @@ static int admin_begin(struct viaductd *v)
 		.arg = v,
 	};
 
-	return admin_start(&v->admin, &v->loop, &subject, v->error);
+	result = admin_start(&v->admin, &v->loop, &subject, v->error);
+	if (!result) {
+		v->members.config.tell = admin_tell;
+		v->members.config.tell_arg = v->admin;
+	}
+	return result;
 }
 
 static void admin_end(struct viaductd *v)
 {
+	v->members.config.tell = NULL;
 	admin_stop(v->admin);
 }
 

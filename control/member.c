@@ -246,8 +246,18 @@ static void settle(struct members *members, struct member *member, bool was_pres
 		roster_leave(&members->roster, member, now_ms);
 }
 
-static void log_left(const struct member_session *session, const char *reason)
+static void tell(const struct members *members, const struct member_session *session,
+		 const char *event)
 {
+	if (members->config.tell)
+		members->config.tell(members->config.tell_arg,
+				     &(struct member_news){.event = event, .session = session});
+}
+
+static void note_left(const struct members *members, const struct member_session *session,
+		      const char *reason)
+{
+	tell(members, session, reason);
 	log_info("left", "id=%s name=%s index=%u reason=%s", session->member->text,
 		 session->member->name, session->index, reason);
 }
@@ -305,7 +315,7 @@ static void end_current(struct members *members, struct member *member, const ch
 {
 	struct member_session *session = member->current;
 
-	log_left(session, reason);
+	note_left(members, session, reason);
 	route_remove(&members->routes, &member->id);
 	current_to_last(members, member, now_ms);
 	rcu_assign_pointer(slot_of(members, session)->current, NULL);
@@ -397,9 +407,10 @@ static int promote(struct members *members, struct member_session *session, uint
 	deadline_clear(session);
 
 	if (replaced) {
-		log_left(replaced, "replaced");
+		note_left(members, replaced, "replaced");
 		say(members, replaced, "{\"event\":\"replaced\"}");
 	}
+	tell(members, session, "joined");
 	address_format(address, &session->endpoint);
 	log_info("joined", "id=%s name=%s index=%u address=%s cipher=%s lanes=%u", member->text,
 		 member->name, session->index, address, wire_aead_name(session->aead),
@@ -433,6 +444,7 @@ static int move(struct members *members, struct member_session *session,
 		return 0;
 	if (!first) {
 		address_format(address, &session->endpoint);
+		tell(members, session, "moved");
 		log_info("moved", "id=%s name=%s index=%u address=%s", session->member->text,
 			 session->member->name, session->index, address);
 	}

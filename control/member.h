@@ -63,6 +63,12 @@ struct member_session {
 	char token[MEMBER_TOKEN_TEXT + 1];
 };
 
+/* Something that those who watch want to know. */
+struct member_news {
+	const char *event; // joined, left, expired, moved, replaced, revoked
+	const struct member_session *session;
+};
+
 struct member_config {
 	unsigned int max;
 	unsigned int lanes_up;
@@ -78,6 +84,10 @@ struct member_config {
 	/* Queues a message to a session. Copies it. */
 	void (*send)(void *arg, const struct forward_command *command);
 	void *arg;
+
+	/* Is told what happens; NULL: nobody wants to know. */
+	void (*tell)(void *arg, const struct member_news *news);
+	void *tell_arg;
 };
 
 struct members {

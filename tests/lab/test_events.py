@@ -1,0 +1,92 @@
+"""What happens to peers, as `viaduct events` tells it."""
+
+import json
+import socket
+import subprocess
+
+import pytest
+
+from netns import PEER_V4
+from relay import VIADUCT, eventually
+
+
+@pytest.fixture
+def watch(relay):
+    """Gives the next event of a peer."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(5)
+    sock.connect(relay.admin_socket)
+    sock.sendall(b'{"cmd":"events"}\n')
+    file = sock.makefile()
+    assert json.loads(file.readline()) == {"ok": True}
+
+    def next_of(peer):
+        while True:
+            event = json.loads(file.readline())
+            if event["id"] == peer.identity.text:
+                return event
+    yield next_of
+    file.close()
+    sock.close()
+
+
+def test_life_of_a_peer(relay, join, watch, neighbours):
+    alice = join("alice")
+    joined = watch(alice)
+    assert (joined["event"], joined["index"]) == ("joined", alice.index)
+    assert (joined["name"], joined["cluster"]) == (alice.identity.name,
+                                                   alice.identity.name.split("/")[3])
+    assert joined["address"].startswith(PEER_V4 + ":") and joined["time"] > 1.7e9
+    alice.move(PEER_V4)
+    eventually(lambda: alice.ping_relay() or alice.poll(0.02) or
+               relay.peers()[alice.identity.text]["address"] != joined["address"])
+    assert watch(alice)["event"] == "moved"
+    old = alice.index
+    alice.connect()
+    replaced, again = watch(alice), watch(alice)
+    assert {event["event"]: event["index"] for event in (replaced, again)} == {
+        "replaced": old, "joined": alice.index}
+    alice.leave()
+    assert watch(alice)["event"] == "left"
+    alice.connect()
+    assert watch(alice)["event"] == "joined"
+    relay.admin({"cmd": "revoke", "peer": alice.identity.text})
+    assert watch(alice)["event"] == "revoked"
+    relay.admin({"cmd": "revoke", "peer": alice.identity.text, "undo": True})
+
+
+@pytest.mark.relay(session={"keepalive": 1, "expiry": 2})
+def test_silence(join, watch, neighbours):
+    alice = join("alice")
+    assert watch(alice)["event"] == "joined"
+    assert watch(alice)["event"] == "expired"
+
+
+def test_command(relay, make_peer, neighbours):
+    with subprocess.Popen([VIADUCT, "events", "--count", "2", "--socket", relay.admin_socket],
+                          stdout=subprocess.PIPE, text=True) as process:
+        alice = make_peer("alice")
+
+        def come_and_go():
+            alice.connect().leave()
+            return process.poll() is not None
+        eventually(come_and_go, 10)
+        lines = process.stdout.read().splitlines()
+    assert [line.split()[:2] for line in lines] in (
+        [["joined", alice.identity.name], ["left", alice.identity.name]],
+        [["left", alice.identity.name], ["joined", alice.identity.name]])
+    assert process.returncode == 0
+
+
+def test_who_goes_without_reading(relay, join, neighbours):
+    """Harms nobody."""
+    alice = join("alice")
+    for number in range(20):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as slow:
+            slow.settimeout(5)
+            slow.connect(relay.admin_socket)
+            slow.sendall(b'{"cmd":"events"}\n' + b"nonsense" * 1000)
+            if number % 2:
+                alice.leave()
+                alice.connect()
+    assert relay.admin("status")["ok"]
