@@ -16,6 +16,8 @@ static const cyaml_strval_t drivers[] = {
 	{"af_packet", DATAPLANE_AF_PACKET},
 };
 
+static const cyaml_strval_t answers[] = {{"no", 0}, {"yes", 1}};
+
 static const cyaml_strval_t pollings[] = {{"adaptive", CONFIG_ADAPTIVE}, {"busy", CONFIG_BUSY}};
 
 static const cyaml_strval_t aeads[] = {
@@ -60,6 +62,14 @@ static const cyaml_schema_value_t cipher_value = {
 static const cyaml_schema_field_t tls_fields[] = {
 	TEXT(tls, certificate, DEFAULT), TEXT(tls, key, DEFAULT),      TEXT(tls, ca, DEFAULT),
 	TEXT(tls, tickets, OPTIONAL),    NUMBER(tls, ticket_rotation), CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t crypto_fields[] = {
+	TEXT(crypto, engine, OPTIONAL),
+	TEXT(crypto, provider, OPTIONAL),
+	CHOICE(crypto, async, answers),
+	CHOICE(crypto, required, answers),
+	CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t control_fields[] = {
@@ -131,9 +141,10 @@ static const cyaml_schema_field_t log_fields[] = {
 };
 
 static const cyaml_schema_field_t config_fields[] = {
-	SECTION(tls, DEFAULT),      SECTION(control, OPTIONAL), SECTION(data, DEFAULT),
-	SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),  SECTION(trust, OPTIONAL),
-	SECTION(drain, OPTIONAL),   SECTION(log, OPTIONAL),     CYAML_FIELD_END,
+	SECTION(tls, DEFAULT),     SECTION(crypto, OPTIONAL),  SECTION(control, OPTIONAL),
+	SECTION(data, DEFAULT),    SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),
+	SECTION(trust, OPTIONAL),  SECTION(drain, OPTIONAL),   SECTION(log, OPTIONAL),
+	CYAML_FIELD_END,
 };
 
 static const cyaml_schema_value_t config_schema = {
@@ -152,6 +163,7 @@ static const struct limit {
 #section "." #key, offsetof(struct config, section.key), min, max, otherwise       \
 	}
 	LIMIT(tls, ticket_rotation, 1, 86400, 43200),
+	LIMIT(crypto, async, 0, 1, 1),
 	LIMIT(control, core, -1, CPU_SETSIZE - 1, -1),
 	LIMIT(data, port, 1, 65535, 7740),
 	LIMIT(data, workers, 1, CONFIG_WORKERS_MAX, 1),

@@ -14,6 +14,7 @@
 
 enum {
 	CONFIG_PATH_MAX = 1024, // with the NUL
+	CONFIG_NAME_MAX = 256,  // with the NUL
 	CONFIG_LISTEN_MAX = 8,
 	CONFIG_ADDRESSES_MAX = 8,
 	CONFIG_CIPHERS_MAX = 2,
@@ -46,6 +47,12 @@ struct config {
 		char tickets[CONFIG_PATH_MAX]; // "": their keys are kept nowhere
 		int ticket_rotation;           // s
 	} tls;
+	struct config_crypto {
+		char engine[CONFIG_NAME_MAX];   // "": none; a name, or a path
+		char provider[CONFIG_NAME_MAX]; // "": none
+		int async;                      // whether they may pause handshakes
+		int required;                   // whether it is an error if they are missing
+	} crypto;
 	struct config_control {
 		char listen[CONFIG_LISTEN_MAX][ADDRESS_TEXT]; // IP:port
 		uint32_t listen_count;

@@ -32,6 +32,18 @@ bool handshake_silent(const struct handshake *handshake)
 	return state == TLS_ST_BEFORE || state == TLS_ST_SR_CLNT_HELLO;
 }
 
+int handshake_paused_fd(const struct handshake *handshake)
+{
+	OSSL_ASYNC_FD fd;
+	size_t count = 0;
+
+	// one job at a time waits for one thing
+	if (!SSL_get_all_async_fds(handshake->ssl, NULL, &count) || count != 1 ||
+	    !SSL_get_all_async_fds(handshake->ssl, &fd, &count))
+		return -1;
+	return fd;
+}
+
 static void drain(struct handshake *handshake)
 {
 	handshake->stage = HANDSHAKE_DRAIN;
@@ -53,6 +65,8 @@ static int wanted_events(const struct handshake *handshake, int result)
 		return HANDSHAKE_READABLE;
 	case SSL_ERROR_WANT_WRITE:
 		return HANDSHAKE_WRITABLE;
+	case SSL_ERROR_WANT_ASYNC:
+		return HANDSHAKE_PAUSED;
 	default:
 		return 0;
 	}

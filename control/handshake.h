@@ -67,6 +67,7 @@ struct handshake {
 enum {
 	HANDSHAKE_READABLE = 1,
 	HANDSHAKE_WRITABLE = 2,
+	HANDSHAKE_PAUSED = 4, // handshake_paused_fd() becomes readable
 };
 
 /*
@@ -80,6 +81,9 @@ int handshake_begin(struct handshake *handshake, const struct handshake_config *
  * once, or it is over (HANDSHAKE_OVER).
  */
 int handshake_step(struct handshake *handshake);
+
+/* What becomes readable when the engine has done its work; -1: there is nothing to wait for. */
+int handshake_paused_fd(const struct handshake *handshake);
 
 /* Whether the peer has not yet sent a whole ClientHello. */
 bool handshake_silent(const struct handshake *handshake);

@@ -43,8 +43,15 @@ struct connection {
 	bool begun;   // counted for `budget`
 	bool closed;
 	enum admission_budget budget;
+	struct offload *offload; // NULL unless an engine works for it
 	uv_poll_t poll;
 	struct handshake handshake;
+};
+
+/* What a paused handshake waits for. */
+struct offload {
+	uv_poll_t poll;
+	struct connection *connection;
 };
 
 struct listening {
@@ -76,6 +83,7 @@ struct listener {
 
 static void on_accept(uv_poll_t *poll, int status, int events);
 static void on_work(uv_idle_t *idle);
+static void on_offload_closed(uv_handle_t *handle);
 
 static uint64_t now_ms(const struct listener *listener)
 {
@@ -170,6 +178,8 @@ static void close_connection(struct connection *connection)
 	if (connection->closed)
 		return;
 	connection->closed = true;
+	if (connection->offload)
+		uv_close((uv_handle_t *)&connection->offload->poll, on_offload_closed);
 	leave_place(connection);
 	leave_state(connection);
 	cds_list_del(&connection->ready);
@@ -190,7 +200,7 @@ static bool evict(struct listener *listener, enum state state)
 {
 	struct connection *connection = oldest(listener, state);
 
-	if (!connection || now_ms(listener) - connection->since_ms < EARLY_MS)
+	if (!connection || connection->offload || now_ms(listener) - connection->since_ms < EARLY_MS)
 		return false;
 	listener->counters.evicted++;
 	close_connection(connection);
@@ -267,6 +277,40 @@ static void on_event(uv_poll_t *poll, int status, int events)
 	}
 }
 
+static void on_offload_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void on_offload(uv_poll_t *poll, int status, int events)
+{
+	struct offload *offload = poll->data;
+	struct connection *connection = offload->connection;
+
+	uv_close((uv_handle_t *)poll, on_offload_closed);
+	connection->offload = NULL;
+	make_ready(connection);
+}
+
+/* Waits for the engine. A job that is under way can't be freed, so no time-out ends it. */
+static void wait_for_engine(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+	int fd = handshake_paused_fd(&connection->handshake);
+	struct offload *offload = calloc(1, sizeof(*offload));
+
+	listener->counters.offloaded++;
+	if (!offload || fd < 0 || uv_poll_init(listener->loop, &offload->poll, fd)) {
+		free(offload);
+		make_ready(connection); // asks again and again, but goes on
+		return;
+	}
+	offload->connection = connection;
+	offload->poll.data = offload;
+	connection->offload = offload;
+	uv_poll_start(&offload->poll, UV_READABLE, on_offload);
+}
+
 /* Does all that can be done for it now. */
 static void serve(struct connection *connection)
 {
@@ -286,6 +330,10 @@ static void serve(struct connection *connection)
 			return;
 		}
 	} while (!events);
+	if (events & HANDSHAKE_PAUSED) {
+		wait_for_engine(connection);
+		return;
+	}
 	uv_poll_start(&connection->poll,
 		      (events & HANDSHAKE_READABLE ? UV_READABLE : 0) |
 			      (events & HANDSHAKE_WRITABLE ? UV_WRITABLE : 0),
@@ -487,7 +535,7 @@ static void expire(struct listener *listener, enum state state)
 	struct connection *connection, *next;
 
 	cds_list_for_each_entry_safe (connection, next, &listener->lists[state], node) {
-		if (connection->due_ms <= now_ms(listener))
+		if (connection->due_ms <= now_ms(listener) && !connection->offload)
 			time_out(connection);
 	}
 }

@@ -35,6 +35,7 @@ struct listener_counters {
 	uint64_t refused; // by an error line
 	uint64_t timed_out;
 	uint64_t resumed;        // handshakes, whatever hello they brought
+	uint64_t offloaded;      // times that a handshake waited for an engine
 	uint64_t of_members;     // handshakes that began out of the members' budget
 	uint64_t busy;           // handshakes begun only to say that the relay is busy
 	uint64_t closed;         // at once, over a limit

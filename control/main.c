@@ -23,6 +23,7 @@
 #include "log.h"
 #include "member.h"
 #include "node.h"
+#include "offload.h"
 #include "placement.h"
 #include "tls.h"
 
@@ -106,6 +107,11 @@ static int trust_start(struct viaductd *v)
 static void trust_stop(struct viaductd *v)
 {
 	trust_fini(&v->trust);
+}
+
+static int crypto_start(struct viaductd *v)
+{
+	return offload_load(&v->config.crypto, v->error);
 }
 
 static int tls_start(struct viaductd *v)
@@ -450,6 +456,7 @@ static const struct step {
 	{"limits", limits_start, NULL},
 	{"placement", placement_start, NULL},
 	{"trust", trust_start, trust_stop},
+	{"crypto", crypto_start, NULL},
 	{"TLS", tls_start, tls_stop},
 	{"RCU", rcu_start, rcu_stop},
 	{"AEAD", aead_start, NULL},

@@ -251,6 +251,8 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 	SSL_CTX_set_num_tickets(context, 1);
 	SSL_CTX_set_session_ticket_cb(context, seal_ticket, open_ticket, tls);
 	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
+	if (config->crypto.async && (*config->crypto.engine || *config->crypto.provider))
+		SSL_CTX_set_mode(context, SSL_MODE_ASYNC);
 	result = read_files(tls, config, error);
 	if (!result)
 		result = check_own(tls, config, error);
