@@ -109,7 +109,7 @@ static const struct {
 	{TLS "data: {interface: eth0, colour: red}\n",
 	 "2:25: data.colour: unknown; one of interface, driver, port, workers, cores, polling, "
 	 "mtu, "
-	 "aead, address"},
+	 "aead, aead_device, address"},
 	{TLS "data: {interface: eth0}\nlogs: {}\n",
 	 "3:1: logs: unknown; one of tls, crypto, control, data, session, limits, trust, drain, log"},
 	{TLS "data:\n  interface: eth0\n  port: 1\n  port: 2\n", "5:3: data.port: is there twice"},
@@ -152,7 +152,7 @@ static const struct {
 	{TLS "data: {interface: \"a\\0b\"}\n", "2:19: data.interface: must be text"},
 	{TLS "data: {interface: eth0, \"a\\x1b[2J\": 1}\n",
 	 "2:25: data.a?[2J: unknown; one of interface, driver, port, workers, cores, polling, mtu, "
-	 "aead, address"},
+	 "aead, aead_device, address"},
 	{TLS "data: {interface: eth0, address: [host]}\n",
 	 "2:35: data.address: host is not allowed; an IP address"},
 	{TLS "data: {interface: eth0}\ncontrol: {listen: [10.0.0.1]}\n",
