@@ -2,9 +2,15 @@
 """Writes the seed corpora of the fuzz targets, tests/fuzz/corpus/fuzz_SUBJECT/: a few inputs each
 that reach the far ends of the parsers, made from docs/protocol.md and the test vectors alone."""
 
+import datetime
 import json
 import pathlib
 import struct
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 here = pathlib.Path(__file__).parent
 vectors = json.loads((here.parent / "vectors.json").read_text())
@@ -89,6 +95,28 @@ def hello():
           half='{"viaduct":1,"ciphers":["aes', twice='{"viaduct":1,"viaduct":1}')
 
 
+def certificate(uris, *usages, name="peer 1"):
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))  # the same every time
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    day = datetime.datetime(2024, 1, 1)
+    builder = (x509.CertificateBuilder(subject, subject, key.public_key(), 7, day, day)
+               .add_extension(x509.ExtendedKeyUsage(usages), critical=False))
+    if uris:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, None).public_bytes(Encoding.DER)
+
+
+def identity():
+    client, server = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+    one, relay = "spiffe://lab.example/alpha/peer-1", "spiffe://lab.example/relay/one"
+    write("identity", uri=one, deep="spiffe://a/b/c/d/e", short="spiffe://a/b",
+          dots="spiffe://a/b/..", slash="spiffe://a/b/", upper="spiffe://A/b/c", peer=certificate([one], client),
+          relay=certificate([relay], server), both=certificate([relay], server, client),
+          two=certificate([one, relay], client), name=certificate([], client),
+          nothing=certificate([], client, name="x" * 64))
+
+
 def request():
     write("request", resolve={"op": "resolve", "name": "spiffe://lab/a/peer-1"},
           peers={"op": "peers", "cluster": "a", "after": vectors["peer_id"]["text"]},
@@ -171,5 +199,5 @@ def records():
           + step(7, 20) + datagram(2, message(peer(9)), sequence=1))
 
 
-for make in wire, frame, hello, request, config, welcome, records:
+for make in wire, frame, hello, identity, request, config, welcome, records:
     make()
