@@ -91,10 +91,9 @@ static json_t *status_handshakes(const struct admin_subject *subject)
 		"ok", (json_int_t)counters.welcomed, "failed", (json_int_t)counters.failed,
 		"refused", (json_int_t)counters.refused, "timed_out",
 		(json_int_t)counters.timed_out, "resumed", (json_int_t)counters.resumed, "rekeyed",
-		(json_int_t)subject->members->rekeyed, "offloaded",
-		(json_int_t)counters.offloaded, "of_members",
-		(json_int_t)counters.of_members, "busy", (json_int_t)counters.busy, "closed",
-		(json_int_t)counters.closed, "evicted", (json_int_t)counters.evicted,
+		(json_int_t)subject->members->rekeyed, "offloaded", (json_int_t)counters.offloaded,
+		"of_members", (json_int_t)counters.of_members, "busy", (json_int_t)counters.busy,
+		"closed", (json_int_t)counters.closed, "evicted", (json_int_t)counters.evicted,
 		"no_descriptors", (json_int_t)counters.no_descriptors, "open", (int)counters.open,
 		"waiting", (int)counters.waiting, "silent", (int)counters.silent);
 

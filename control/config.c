@@ -141,9 +141,9 @@ static const cyaml_schema_field_t log_fields[] = {
 };
 
 static const cyaml_schema_field_t config_fields[] = {
-	SECTION(tls, DEFAULT),     SECTION(crypto, OPTIONAL),  SECTION(control, OPTIONAL),
-	SECTION(data, DEFAULT),    SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),
-	SECTION(trust, OPTIONAL),  SECTION(drain, OPTIONAL),   SECTION(log, OPTIONAL),
+	SECTION(tls, DEFAULT),    SECTION(crypto, OPTIONAL),  SECTION(control, OPTIONAL),
+	SECTION(data, DEFAULT),   SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),
+	SECTION(trust, OPTIONAL), SECTION(drain, OPTIONAL),   SECTION(log, OPTIONAL),
 	CYAML_FIELD_END,
 };
 

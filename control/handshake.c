@@ -205,8 +205,8 @@ static int do_drain(struct handshake *handshake)
 int handshake_step(struct handshake *handshake)
 {
 	static int (*const stages[])(struct handshake * handshake) = {
-		[HANDSHAKE_TLS] = do_tls,           [HANDSHAKE_HELLO] = do_hello,
-		[HANDSHAKE_ANSWER] = do_answer,     [HANDSHAKE_SHUTDOWN] = do_shutdown,
+		[HANDSHAKE_TLS] = do_tls,       [HANDSHAKE_HELLO] = do_hello,
+		[HANDSHAKE_ANSWER] = do_answer, [HANDSHAKE_SHUTDOWN] = do_shutdown,
 		[HANDSHAKE_DRAIN] = do_drain,
 	};
 

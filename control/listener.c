@@ -200,7 +200,8 @@ static bool evict(struct listener *listener, enum state state)
 {
 	struct connection *connection = oldest(listener, state);
 
-	if (!connection || connection->offload || now_ms(listener) - connection->since_ms < EARLY_MS)
+	if (!connection || connection->offload ||
+	    now_ms(listener) - connection->since_ms < EARLY_MS)
 		return false;
 	listener->counters.evicted++;
 	close_connection(connection);

@@ -205,9 +205,10 @@ static int aead_start(struct viaductd *v)
 	int chosen = v->config.data.aead;
 
 	if ((chosen == CONFIG_AEAD_CRYPTODEV) != !!*v->config.data.aead_device) {
-		snprintf(v->error, sizeof(v->error),
-			 "data.aead_device: \"aead: cryptodev\" wants a PCI address, or a name such "
-			 "as crypto_aesni_mb; others don't");
+		snprintf(
+			v->error, sizeof(v->error),
+			"data.aead_device: \"aead: cryptodev\" wants a PCI address, or a name such "
+			"as crypto_aesni_mb; others don't");
 		return -EINVAL;
 	}
 	v->aead = chosen == CONFIG_AEAD_AUTO ? dataplane_aead_default()

@@ -33,8 +33,8 @@ static bool load_engine(const char *name)
 {
 	ENGINE *engine = find_engine(name);
 	// kept until the process ends: keys are its
-	bool loaded = engine && ENGINE_init(engine) &&
-		      ENGINE_set_default(engine, ENGINE_METHOD_ALL);
+	bool loaded =
+		engine && ENGINE_init(engine) && ENGINE_set_default(engine, ENGINE_METHOD_ALL);
 
 	ENGINE_free(engine);
 	return loaded;

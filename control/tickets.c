@@ -170,7 +170,8 @@ void tickets_tick(struct tickets *tickets, int64_t now)
 {
 	bool rotated = is_due(tickets, now) && !rotate(tickets, now);
 
-	if (rotated || (!tickets->kept && (now < tickets->tried || now - tickets->tried >= AGAIN_S)))
+	if (rotated ||
+	    (!tickets->kept && (now < tickets->tried || now - tickets->tried >= AGAIN_S)))
 		keep(tickets, now);
 }
 

@@ -28,9 +28,9 @@ struct tickets {
 	pthread_mutex_t lock;       // of `keys`
 	struct ticket_key keys[2];  // the one that seals; the one before, which still opens
 	EVP_CIPHER *cipher;
-	bool kept;      // the file holds these keys
-	bool warned;    // that it doesn't
-	int64_t tried;  // when the file was last written to
+	bool kept;     // the file holds these keys
+	bool warned;   // that it doesn't
+	int64_t tried; // when the file was last written to
 };
 
 /* Reads the file, or makes keys. Returns 0, -ENOMEM, or -EIO (no randomness). */

@@ -192,8 +192,8 @@ static double relay_memory(const struct storm *s)
 
 /* Opens peer `number` (from 1) of the lab's federation. */
 static struct viaduct_peer *peer_open(const struct storm *s, struct viaduct *viaduct,
-				      unsigned int number, const struct viaduct_callbacks *callbacks,
-				      void *user)
+				      unsigned int number,
+				      const struct viaduct_callbacks *callbacks, void *user)
 {
 	char ca[4096], certificate[4096], key[4096];
 	struct viaduct_config config = {
@@ -305,8 +305,8 @@ static void crowd_talk(struct crowd *crowd, int stop)
 			unsigned int from = (unsigned int)(crowd->sent % crowd->count);
 
 			if (viaduct_send(crowd->peers[from], 0, VIADUCT_NORMAL,
-					 viaduct_peer_id(crowd->peers[(from + 1) % crowd->count]), 0,
-					 &note, sizeof(note)) == -EAGAIN)
+					 viaduct_peer_id(crowd->peers[(from + 1) % crowd->count]),
+					 0, &note, sizeof(note)) == -EAGAIN)
 				break;
 			crowd->sent++;
 		}
@@ -333,7 +333,8 @@ static void bystand(const struct storm *s, int stop, int report)
 	crowd->count = s->options.bystanders;
 	crowd->peers = calloc(crowd->count, sizeof(*crowd->peers));
 	for (unsigned int i = 0; i < crowd->count; i++)
-		crowd->peers[i] = peer_open(s, crowd->viaduct, s->options.peers + i + 1, &own, crowd);
+		crowd->peers[i] =
+			peer_open(s, crowd->viaduct, s->options.peers + i + 1, &own, crowd);
 	while (crowd->joined < crowd->count && now_ns() < deadline)
 		viaduct_wait(crowd->viaduct, 10);
 	if (write(report, "", 1) != 1)
@@ -453,7 +454,8 @@ static double raw_rate(const struct storm *s)
 static const char usage[] =
 	"Usage: storm [OPTION…]\n"
 	"\n"
-	"Lets peers join a relay all at once and come back after it was killed, beside bystanders.\n"
+	"Lets peers join a relay all at once and come back after it was killed, beside "
+	"bystanders.\n"
 	"Exit code 0 if all joined, all came back by resumed handshakes, and no bystander lost a\n"
 	"message.\n"
 	"\n"
@@ -469,8 +471,8 @@ static unsigned int number(const char *option, const char *text, unsigned int lo
 	unsigned long value = strtoul(text, &end, 10);
 
 	if (end == text || *end || value < low || value > high) {
-		fprintf(stderr, "storm: --%s wants a whole number from %u to %u, not '%s'\n", option,
-			low, high, text);
+		fprintf(stderr, "storm: --%s wants a whole number from %u to %u, not '%s'\n",
+			option, low, high, text);
 		exit(EXIT_USAGE);
 	}
 	return (unsigned int)value;
@@ -479,10 +481,14 @@ static unsigned int number(const char *option, const char *text, unsigned int lo
 static void options_read(struct options *o, int argc, char **argv)
 {
 	static const struct option names[] = {
-		{"peers", required_argument, NULL, 'n'},  {"bystanders", required_argument, NULL, 'b'},
-		{"timeout", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
-		{"lab", required_argument, NULL, 'l'},    {"netns", required_argument, NULL, 'N'},
-		{"daemon", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'},
+		{"peers", required_argument, NULL, 'n'},
+		{"bystanders", required_argument, NULL, 'b'},
+		{"timeout", required_argument, NULL, 't'},
+		{"json", no_argument, NULL, 'j'},
+		{"lab", required_argument, NULL, 'l'},
+		{"netns", required_argument, NULL, 'N'},
+		{"daemon", required_argument, NULL, 'd'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
 	int index = 0, c;
@@ -614,8 +620,8 @@ int main(int argc, char **argv)
 		s->options.peers, seconds, s->failures);
 	close(stop[1]);
 	for (size_t length = 0; length < sizeof(bystanding);) {
-		ssize_t got = read(report[0], (char *)&bystanding + length,
-				   sizeof(bystanding) - length);
+		ssize_t got =
+			read(report[0], (char *)&bystanding + length, sizeof(bystanding) - length);
 
 		if (got <= 0)
 			die("the bystanders are gone");
@@ -649,17 +655,18 @@ int main(int argc, char **argv)
 	sched_setaffinity(0, sizeof(core), &core);
 	raw = raw_rate(s);
 	result_print(
-		s, json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:i}",
-			     "joined", joined, "seconds", seconds, "handshakes_per_s", rate,
-			     "raw_handshakes_per_s", raw, "share_of_raw", rate / raw,
-			     "resumed_seconds", resumed_seconds, "resumed_per_s",
-			     (double)resumed / resumed_cpu, "bystander_sent",
-			     (json_int_t)bystanding.sent, "bystander_lost",
-			     (json_int_t)bystanding.lost, "bystander_p99_us_before",
-			     bystanding.p99_before, "bystander_p99_us_during",
-			     bystanding.p99_during, "relay_memory_mb", memory / 1048576,
-			     "bytes_per_idle_peer", (memory - base) / s->options.peers, "failed",
-			     s->options.peers - joined + joined - returned));
+		s,
+		json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:i}",
+			  "joined", joined, "seconds", seconds, "handshakes_per_s", rate,
+			  "raw_handshakes_per_s", raw, "share_of_raw", rate / raw,
+			  "resumed_seconds", resumed_seconds, "resumed_per_s",
+			  (double)resumed / resumed_cpu, "bystander_sent",
+			  (json_int_t)bystanding.sent, "bystander_lost",
+			  (json_int_t)bystanding.lost, "bystander_p99_us_before",
+			  bystanding.p99_before, "bystander_p99_us_during", bystanding.p99_during,
+			  "relay_memory_mb", memory / 1048576, "bytes_per_idle_peer",
+			  (memory - base) / s->options.peers, "failed",
+			  s->options.peers - joined + joined - returned));
 	return joined == s->options.peers && returned == joined && resumed >= returned &&
 			       !bystanding.lost && !bystanding.failed
 		       ? EXIT_SUCCESS

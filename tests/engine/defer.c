@@ -92,7 +92,7 @@ static int sign(int type, const unsigned char *digest, int digest_length, unsign
 static int bind(ENGINE *engine, const char *id)
 {
 	EC_KEY_METHOD *method = EC_KEY_METHOD_new(EC_KEY_OpenSSL());
-	int (*setup)(EC_KEY *key, BN_CTX *context, BIGNUM **kinv, BIGNUM **r);
+	int (*setup)(EC_KEY * key, BN_CTX * context, BIGNUM * *kinv, BIGNUM * *r);
 	ECDSA_SIG *(*sign_sig)(const unsigned char *digest, int length, const BIGNUM *kinv,
 			       const BIGNUM *r, EC_KEY *key);
 

@@ -118,8 +118,8 @@ static void test_many_sources(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_at_once),   cmocka_unit_test(test_per_second),
-		cmocka_unit_test(test_sources),   cmocka_unit_test(test_networks),
+		cmocka_unit_test(test_at_once),      cmocka_unit_test(test_per_second),
+		cmocka_unit_test(test_sources),      cmocka_unit_test(test_networks),
 		cmocka_unit_test(test_many_sources),
 	};
 
