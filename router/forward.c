@@ -499,8 +499,9 @@ static bool used_up(const struct session *session, const struct session_rx *lane
 	       session->tx->aead == WIRE_CHACHA20_POLY1305;
 }
 
-static void hand_over(struct forward *forward, struct session_rx *lane, uint8_t owner,
-		      struct forward_input *input)
+static void __attribute__((noinline, cold))
+hand_over(struct forward *forward, struct session_rx *lane, uint8_t owner,
+	  struct forward_input *input)
 {
 	input->handed = true;
 	input->handed_by = forward->number;
