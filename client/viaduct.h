@@ -75,6 +75,7 @@ enum viaduct_reason {
 	VIADUCT_TX_FULL = 5,       // the relay's port took no more
 	VIADUCT_KEY_EXHAUSTED = 6, // the receiver must rekey before it can be sent more
 	VIADUCT_NO_BUFFER = 7,     // the relay was out of buffers
+	VIADUCT_POLICY = 8,        // this peer's cluster may not talk to that one
 };
 
 /* Errors with a meaning of their own. Other negative values are plain errno. */

@@ -263,17 +263,16 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 	else if (strcmp(command, "revoke") == 0)
 		answer = revoke_answer(subject->trust, subject->members, question,
 				       dataplane_now_ms());
-	else if (strcmp(command, "reload, drain") == 0)
+	else if (strcmp(command, "reload") == 0)
 		answer = reload_answer(subject->reload,
 				       json_is_true(json_object_get(question, "dry_run")),
 				       dataplane_now_ms());
 	else if (strcmp(command, "drain") == 0)
 		answer = drain(subject, question);
 	else
-		answer = json_pack(
-			"{sb ss}", "ok", 0, "error",
-			"no such cmd; one of status, peers, routes, drops, events, revoke, "
-			"reload");
+		answer = json_pack("{sb ss}", "ok", 0, "error",
+				   "no such cmd; one of status, peers, routes, drops, events, "
+				   "revoke, reload, drain");
 	json_decref(question);
 	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
 	text = size ? malloc(size + 2) : NULL;

@@ -130,6 +130,24 @@ static const cyaml_schema_field_t trust_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_value_t cluster_value = {CYAML_VALUE_STRING(
+	CYAML_FLAG_DEFAULT, char[CONFIG_CLUSTER_MAX], 1, CONFIG_CLUSTER_MAX - 1)};
+
+static const cyaml_schema_field_t rule_fields[] = {
+	TEXT(rule, from, DEFAULT),
+	CYAML_FIELD_SEQUENCE("to", CYAML_FLAG_DEFAULT, struct config_rule, to, &cluster_value, 0,
+			     CONFIG_RULE_MAX),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t rule_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_rule, rule_fields)};
+
+static const cyaml_schema_field_t policy_fields[] = {
+	LIST(policy, rules, &rule_value, CONFIG_RULES_MAX),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t drain_fields[] = {
 	NUMBER(drain, seconds),
 	CYAML_FIELD_END,
@@ -141,9 +159,16 @@ static const cyaml_schema_field_t log_fields[] = {
 };
 
 static const cyaml_schema_field_t config_fields[] = {
-	SECTION(tls, DEFAULT),    SECTION(crypto, OPTIONAL),  SECTION(control, OPTIONAL),
-	SECTION(data, DEFAULT),   SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),
-	SECTION(trust, OPTIONAL), SECTION(drain, OPTIONAL),   SECTION(log, OPTIONAL),
+	SECTION(tls, DEFAULT),
+	SECTION(crypto, OPTIONAL),
+	SECTION(control, OPTIONAL),
+	SECTION(data, DEFAULT),
+	SECTION(session, OPTIONAL),
+	SECTION(limits, OPTIONAL),
+	SECTION(trust, OPTIONAL),
+	SECTION(policy, OPTIONAL),
+	SECTION(drain, OPTIONAL),
+	SECTION(log, OPTIONAL),
 	CYAML_FIELD_END,
 };
 
@@ -661,7 +686,7 @@ static const char *const live[] = {
 	"session.ciphers",
 	"limits.",
 	"trust.",
-	"policy",
+	"policy.",
 	"drain.",
 	"log.",
 };

@@ -19,6 +19,9 @@ enum {
 	CONFIG_ADDRESSES_MAX = 8,
 	CONFIG_CIPHERS_MAX = 2,
 	CONFIG_WORKERS_MAX = 8,
+	CONFIG_CLUSTER_MAX = 64, // bytes of a name in the policy, with the NUL
+	CONFIG_RULES_MAX = 64,
+	CONFIG_RULE_MAX = 32, // clusters in one rule
 	CONFIG_PINS_MAX = 64, // more are for a file
 	CONFIG_DEVICE_MAX = 64,
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
@@ -106,6 +109,14 @@ struct config {
 		char pins[CONFIG_PINS_MAX][WIRE_ID_TEXT + 1]; // ids
 		uint32_t pins_count;
 	} trust;
+	struct config_policy {
+		struct config_rule {
+			char from[CONFIG_CLUSTER_MAX];
+			char to[CONFIG_RULE_MAX][CONFIG_CLUSTER_MAX];
+			uint32_t to_count;
+		} rules[CONFIG_RULES_MAX];
+		uint32_t rules_count;
+	} policy;
 	struct config_drain {
 		int seconds;
 	} drain;

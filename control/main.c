@@ -41,6 +41,7 @@ static struct viaductd {
 	struct plan plan;
 	struct tls tls;
 	struct trust trust;
+	struct clusters clusters;
 	struct tickets tickets;
 	uv_timer_t tickets_timer;
 	const struct aead_ops *aead;
@@ -234,13 +235,24 @@ static int members_start(struct viaductd *v)
 		.node = v->plan.workers[0].node,
 		.relay = v->tls.relay.id,
 		.aead = v->aead,
+		.clusters = &v->clusters,
 		.send = dispatch_send,
 	};
 	uint8_t secret[MEMBER_SECRET];
+	struct policy *policy;
+	int result;
 
 	if (RAND_bytes(secret, sizeof(secret)) != 1)
 		return -EIO;
-	return members_init(&v->members, &member, secret);
+	result = clusters_compile(&v->clusters, &config->policy, &policy);
+	if (result)
+		return result;
+	result = members_init(&v->members, &member, secret);
+	if (result)
+		free(policy);
+	else
+		clusters_publish(&v->members.sessions->policy, policy);
+	return result;
 }
 
 static void members_stop(struct viaductd *v)
@@ -381,6 +393,7 @@ static int admin_begin(struct viaductd *v)
 		.tls = &v->tls,
 		.tickets = &v->tickets,
 		.trust = &v->trust,
+		.clusters = &v->clusters,
 		.members = &v->members,
 		.listener = v->listener,
 	};

@@ -37,6 +37,13 @@ static struct session_slot *slot_of(const struct members *members,
 	return &members->sessions->slot[session->member->slot];
 }
 
+static uint16_t cluster_of(const struct members *members, const struct member *member)
+{
+	const struct clusters *clusters = members->config.clusters;
+
+	return clusters ? clusters_number(clusters, member->cluster) : 0;
+}
+
 static struct publication *publication_new(const struct members *members,
 					   const struct member_session *from)
 {
@@ -55,6 +62,7 @@ static struct publication *publication_new(const struct members *members,
 	session->record_max = from->mtu - WIRE_IP_OVERHEAD;
 	session->lanes_up = from->lanes_up;
 	session->lanes_down = from->lanes_down;
+	session->cluster = cluster_of(members, from->member);
 	session->rx[0] = from->rx[0];
 	session->rx[1] = from->rx[1];
 	session->tx = from->tx;
@@ -743,6 +751,27 @@ uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)
 	return least_idle;
 }
 
+static int renumber(struct members *members, struct member_session *session)
+{
+	if (!session || session->published->session.cluster == cluster_of(members, session->member))
+		return 0;
+	return publish(members, session, NULL);
+}
+
+int members_number(struct members *members)
+{
+	int result = 0;
+
+	for (size_t i = 0; i < members->roster.by_id.count && !result; i++) {
+		struct member *member = members->roster.by_id.members[i];
+
+		result = renumber(members, member->current);
+		if (!result)
+			result = renumber(members, member->next);
+	}
+	return result;
+}
+
 void members_tick(struct members *members, uint64_t now_ms)
 {
 	deadline_check(members, &members->pending, now_ms, forget_silent);
@@ -816,6 +845,7 @@ void members_fini(struct members *members)
 		if (member->last)
 			session_free(members, member->last);
 	}
+	clusters_publish(&members->sessions->policy, NULL);
 	route_table_fini(&members->routes);
 	roster_fini(&members->roster);
 	session_table_free(members->sessions);

@@ -6,6 +6,7 @@
 #ifndef VIADUCT_MEMBER_H
 #define VIADUCT_MEMBER_H
 
+#include "clusters.h"
 #include "forward.h"
 #include "roster.h"
 #include "route.h"
@@ -80,6 +81,7 @@ struct member_config {
 	int node; // NUMA node for keys, -1: any
 	struct wire_id relay;
 	const struct aead_ops *aead;
+	const struct clusters *clusters; // NULL: none has a number
 
 	/* Queues a message to a session. Copies it. */
 	void (*send)(void *arg, const struct forward_command *command);
@@ -178,6 +180,9 @@ void member_leave(struct members *members, struct member_session *session, uint6
  * again. Refusing new handshakes is up to the caller. Returns whether there was a session.
  */
 bool member_revoke(struct members *members, struct member *member, uint64_t now_ms);
+
+/* Tells the workers of clusters that have got a number. Returns 0 or -ENOMEM. */
+int members_number(struct members *members);
 
 /* Does what is due. Call it every 10 ms or so. */
 void members_tick(struct members *members, uint64_t now_ms);

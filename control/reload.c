@@ -12,6 +12,7 @@ struct candidate {
 	struct config config;
 	struct tls tls;
 	struct trust trust;
+	struct policy *policy;
 };
 
 struct differences {
@@ -31,6 +32,13 @@ static void on_difference(void *arg, const char *setting, const char *from, cons
 	if (!live)
 		snprintf(differences->fixed + length, sizeof(differences->fixed) - length, "%s%s",
 			 length ? ", " : "", setting);
+}
+
+static void forget(struct candidate *next)
+{
+	tls_fini(&next->tls);
+	trust_fini(&next->trust);
+	free(next->policy);
 }
 
 /* Reads all files. Returns 0, or a negative errno with one sentence in `error`. */
@@ -60,8 +68,21 @@ static int prepare(const struct reload *reload, struct candidate *next,
 	}
 	if (!result)
 		result = trust_init(&next->trust, &next->config, error);
-	if (result)
+	if (result) {
 		tls_fini(&next->tls);
+		return result;
+	}
+	// numbers that nobody uses do no harm, if there is another failure
+	result = clusters_compile(reload->clusters, &next->config.policy, &next->policy);
+	if (!result)
+		result = members_number(reload->members);
+	if (result) {
+		snprintf(error, CONFIG_ERROR_MAX, "policy: %s",
+			 result == -ENOSPC ? "too many clusters; at most 255, those of earlier "
+					     "configurations included"
+					   : "out of memory");
+		forget(next);
+	}
 	return result;
 }
 
@@ -80,6 +101,7 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 	reload->members->config.expiry_ms = (unsigned int)config->session.expiry * 1000;
 	reload->members->config.takeovers_per_minute =
 		(unsigned int)config->limits.takeovers_per_minute;
+	clusters_publish(&reload->members->sessions->policy, next->policy);
 	revoke_enforce(reload->trust, reload->members, now_ms);
 }
 
@@ -98,8 +120,7 @@ json_t *reload_answer(const struct reload *reload, bool dry_run, uint64_t now_ms
 				   differences.changes);
 	} else {
 		if (dry_run) {
-			tls_fini(&next->tls);
-			trust_fini(&next->trust);
+			forget(next);
 		} else {
 			apply(reload, next, now_ms);
 		}

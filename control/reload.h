@@ -19,6 +19,7 @@ struct reload {
 	struct tls *tls;
 	struct tickets *tickets;
 	struct trust *trust;
+	struct clusters *clusters;
 	struct members *members;
 	struct listener *listener;
 };

@@ -39,6 +39,7 @@
 	X(TX_FULL, "tx_full", WIRE_REASON_TX_FULL, "the port took no more")                        \
 	X(KEY_EXHAUSTED, "key_exhausted", WIRE_REASON_KEY_EXHAUSTED, "the receiver must rekey")    \
 	X(NO_BUFFER, "no_buffer", WIRE_REASON_NO_BUFFER, "out of buffers")                         \
+	X(POLICY, "policy", WIRE_REASON_POLICY, "its cluster may not talk to that one")            \
 	X(CONTROL_FULL, "control_full", 0, "the control thread was too far behind")                \
 	X(SESSION_GONE, "session_gone", 0, "the relay's own, for a session that has ended")
 

@@ -357,6 +357,9 @@ static void deliver(struct forward *forward, struct forward_message *message, ui
 		reason = DROP_MESSAGE_NO_ROUTE;
 	else if (message->size + WIRE_RECORD_OVERHEAD > to->record_max)
 		reason = DROP_MESSAGE_TOO_LARGE;
+	else if (forward->policy &&
+		 !policy_allows(forward->policy, message->in->session->cluster, to->cluster))
+		reason = DROP_MESSAGE_POLICY;
 	else
 		goto forwarded;
 	drop_message(forward, message, reason, now_ms);
@@ -379,6 +382,7 @@ static void walk(struct forward *forward, uint64_t now_ms)
 	const struct session *last = NULL;
 	unsigned int n = forward->message_count;
 
+	forward->policy = rcu_dereference(forward->sessions->policy);
 	for (unsigned int i = 0; i < n; i++)
 		forward->messages[i].guess = route_guess(routes, forward->messages[i].hash);
 	for (unsigned int i = 0; i < n; i++) {

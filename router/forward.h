@@ -155,6 +155,7 @@ struct forward {
 	struct counters counters;
 
 	/* scratch of one burst */
+	const struct policy *policy;
 	unsigned int spare_count;
 	unsigned int open_count;
 	unsigned int message_count;

@@ -12,6 +12,7 @@
 #include <urcu-qsbr.h>
 
 #include "aead.h"
+#include "policy.h"
 #include "window.h"
 #include "wire.h"
 
@@ -77,6 +78,7 @@ struct session {
 	uint16_t record_max; // bytes of a record, either way
 	uint8_t lanes_up;
 	uint8_t lanes_down;
+	uint16_t cluster;             // its number, for the policy
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
@@ -102,6 +104,7 @@ struct session_slot {
 
 struct session_table {
 	uint32_t slots;
+	struct policy *policy; // published by control; NULL: all may talk to all
 	struct session_slot slot[];
 };
 

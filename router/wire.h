@@ -84,7 +84,8 @@ enum wire_kind {
 	X(UNSUPPORTED, 4, "unsupported")                                                           \
 	X(TX_FULL, 5, "tx_full")                                                                   \
 	X(KEY_EXHAUSTED, 6, "key_exhausted")                                                       \
-	X(NO_BUFFER, 7, "no_buffer")
+	X(NO_BUFFER, 7, "no_buffer")                                                               \
+	X(POLICY, 8, "policy")
 
 enum wire_reason {
 	WIRE_REASON_NONE,

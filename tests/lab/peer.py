@@ -33,7 +33,7 @@ BULK, NORMAL, CRITICAL, CONTROL_CLASS = range(4)
 SEND, REQUEST, RESPONSE, PUBLISH, PING, PONG, CONTROL = range(1, 8)
 ERROR = 0x80
 REASONS = {1: "no_route", 2: "too_large", 3: "hop_limit", 4: "unsupported", 5: "tx_full",
-           6: "key_exhausted", 7: "no_buffer"}
+           6: "key_exhausted", 7: "no_buffer", 8: "policy"}
 FLAG_VIA, FLAG_SEALED = 1, 2
 
 VERSION_TYPE = 0x10

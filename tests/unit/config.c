@@ -111,7 +111,8 @@ static const struct {
 	 "mtu, "
 	 "aead, aead_device, address"},
 	{TLS "data: {interface: eth0}\nlogs: {}\n",
-	 "3:1: logs: unknown; one of tls, crypto, control, data, session, limits, trust, drain, log"},
+	 "3:1: logs: unknown; one of tls, crypto, control, data, session, limits, trust, policy, "
+	 "drain, log"},
 	{TLS "data:\n  interface: eth0\n  port: 1\n  port: 2\n", "5:3: data.port: is there twice"},
 	{TLS "data: {interface: eth0}\ndata: {interface: eth0}\n", "3:1: data: is there twice"},
 	{TLS "data: {interface: eth0, workers: 0}\n",

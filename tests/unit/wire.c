@@ -340,7 +340,8 @@ static void test_names(void **state)
 	assert_string_equal(wire_reason_name(WIRE_REASON_NO_ROUTE), "no_route");
 	assert_string_equal(wire_reason_name(WIRE_REASON_NO_BUFFER), "no_buffer");
 	assert_null(wire_reason_name(WIRE_REASON_NONE));
-	assert_null(wire_reason_name(8));
+	assert_string_equal(wire_reason_name(WIRE_REASON_POLICY), "policy");
+	assert_null(wire_reason_name(9));
 	assert_string_equal(wire_class_name(WIRE_BULK), "bulk");
 	assert_string_equal(wire_class_name(WIRE_CONTROL), "control");
 }

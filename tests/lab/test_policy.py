@@ -1,0 +1,97 @@
+"""Which clusters may talk to which, also when that changes."""
+
+import pytest
+
+from peer import PING, REQUEST, Peer
+from relay import CONTROL_V4, Relay, eventually, yaml_text
+
+RULES = [{"from": "red", "to": ["green"]}, {"from": "grey", "to": []}]
+
+
+@pytest.fixture
+def own(lab, house, federation, tmp_path):
+    house.stop()
+    relay = Relay(lab, federation, tmp_path, policy={"rules": RULES}).start()
+    try:
+        yield relay
+        relay.check()
+        relay.ledger()
+        relay.stop()
+    finally:
+        relay.kill()
+
+
+@pytest.fixture
+def peers(own, federation):
+    made = {cluster: Peer(federation.peer("one", cluster), federation.trust,
+                          CONTROL_V4).connect() for cluster in ("red", "green", "blue", "grey")}
+    yield made
+    for peer in made.values():
+        peer.leave()
+
+
+def may(peers, sender, receiver, kind=REQUEST):
+    tag = peers[sender].send(peers[receiver].identity.id, kind=kind)
+    peers[sender].ping_relay()
+
+    def told():
+        for name in sender, receiver:
+            for message in peers[name].poll(0.01):
+                if message.tag == tag:
+                    return message.reason or "arrived"
+        return None
+    return eventually(told) == "arrived" or "policy"
+
+
+def table(peers):
+    return {(sender, receiver) for sender in peers for receiver in peers
+            if may(peers, sender, receiver) is True}
+
+
+def everything(peers):
+    return {(sender, receiver) for sender in peers for receiver in peers}
+
+
+def apply(relay, rules):
+    relay.config["policy"] = {"rules": rules}
+    if rules is None:
+        del relay.config["policy"]
+    with open(relay.file, "w") as file:
+        file.write(yaml_text(relay.config))
+    assert relay.admin("reload")["ok"]
+
+
+def test_rules(own, peers):
+    before = own.drops()
+    forbidden = {("red", "blue"), ("red", "grey"), ("grey", "red"), ("grey", "green"),
+                 ("grey", "blue")}
+    assert table(peers) == everything(peers) - forbidden
+    own.expect_drops(before, messages={"policy": len(forbidden)})
+    # who isn't told of anything isn't told of this
+    peers["red"].send(peers["blue"].identity.id, kind=PING)
+    own.expect_drops(before, messages={"policy": len(forbidden) + 1})
+
+
+def test_reload(own, peers):
+    """Sessions that are there get the new rules, of clusters that had no number before as well."""
+    apply(own, None)
+    assert table(peers) == everything(peers)
+    apply(own, [{"from": "blue", "to": ["red"]}, {"from": "blue", "to": ["grey"]}])
+    assert table(peers) == everything(peers) - {("blue", "green")}
+    for number in range(20):
+        apply(own, RULES if number % 2 else [{"from": f"other{number}", "to": ["red"]}])
+        assert may(peers, "red", "green") is True
+        assert (may(peers, "red", "blue") is True) == (number % 2 == 0)
+
+
+def test_bad_rules(own, peers):
+    for rules, error in ((["red"], "must be a section"), ([{"from": "red"}], "to: is missing"),
+                         ([{"from": "", "to": []}], "must not be empty"),
+                         ([{"from": "red", "to": "green"}], "must be a list"),
+                         ([{"from": "x" * 64, "to": []}], "too long")):
+        own.config["policy"] = {"rules": rules}
+        with open(own.file, "w") as file:
+            file.write(yaml_text(own.config))
+        answer = own.admin("reload")
+        assert not answer["ok"] and error in answer["error"], answer
+    assert may(peers, "red", "blue") == "policy"
