@@ -140,7 +140,7 @@ int answer_parse_event(struct event *event, const void *text, size_t length)
 	static const char *const names[] = {
 		[EVENT_PATH] = "path",       [EVENT_CHALLENGE] = "challenge",
 		[EVENT_REKEY] = "rekey",     [EVENT_REPLACED] = "replaced",
-		[EVENT_CLOSING] = "closing",
+		[EVENT_REVOKED] = "revoked", [EVENT_CLOSING] = "closing",
 	};
 	json_t *root = object_load(text, length);
 	struct sockaddr_storage address;

@@ -144,10 +144,11 @@ static void on_joined(struct viaduct_peer *peer)
 static void on_failed(struct viaduct_peer *peer, int error, const char *text, int retry_ms)
 {
 	struct talk *talk = viaduct_peer_user(peer);
+	bool ended = error == VIADUCT_E_REPLACED || error == VIADUCT_E_REVOKED;
 
 	if (retry_ms < 0)
-		talk_end(talk, cli_fail(error == VIADUCT_E_REPLACED ? CLI_FAILED : CLI_UNREACHABLE,
-					"%s: %s", talk->relay, text));
+		talk_end(talk, cli_fail(ended ? CLI_FAILED : CLI_UNREACHABLE, "%s: %s", talk->relay,
+					text));
 	else
 		fprintf(stderr, "viaduct: %s: %s; trying again in %.1f s\n", talk->relay, text,
 			retry_ms / 1000.0);

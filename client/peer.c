@@ -188,7 +188,7 @@ static void peer_fail(struct viaduct_peer *peer, int error, const char *text, do
 		return;
 	}
 	peer->state = PEER_ENDED;
-	if (peer->reconnect && error != VIADUCT_E_REPLACED) {
+	if (peer->reconnect && error != VIADUCT_E_REPLACED && error != VIADUCT_E_REVOKED) {
 		peer->state = PEER_JOINING;
 		peer->attempts++;
 		wait = context_jitter(ms < RETRY_LAST ? ms : RETRY_LAST) +

@@ -281,6 +281,10 @@ static void take_event(struct session *session, struct flow *flow, const uint8_t
 	case EVENT_REPLACED:
 		peer_lost(peer, VIADUCT_E_REPLACED, "another join of the same identity took over");
 		break;
+	case EVENT_REVOKED:
+		peer_lost(peer, VIADUCT_E_REVOKED,
+			  "the relay's operator has revoked this identity");
+		break;
 	case EVENT_CLOSING:
 		say_leave(session);
 		peer_lost(peer, VIADUCT_E_CLOSING, "the relay stops");

@@ -83,6 +83,7 @@ enum viaduct_error {
 	VIADUCT_E_DATA_PORT = -EHOSTDOWN, // joined, but the data port doesn't answer (3 s)
 	VIADUCT_E_EXPIRED = -ENOLINK,     // nothing authentic from the relay for `expiry` seconds
 	VIADUCT_E_REPLACED = -ESTALE,     // another join of this identity took over
+	VIADUCT_E_REVOKED = -EPERM,       // the relay's operator has revoked this identity
 	VIADUCT_E_CLOSING = -ESHUTDOWN,   // the relay stops
 	VIADUCT_E_TLS = -EKEYREJECTED,    // a certificate was refused, by us or by the relay
 	VIADUCT_E_PROTOCOL = -EPROTO, // the relay refused hello, or said what we don't understand
@@ -147,8 +148,8 @@ struct viaduct_callbacks {
 	/*
 	 * The session is lost, or a join did not succeed. `text` is one sentence for people.
 	 * `retry_ms` says in how many milliseconds the library will try again; it is negative if it
-	 * won't (after VIADUCT_E_REPLACED, or with config.no_reconnect): then only
-	 * viaduct_peer_close() is left to do. Open requests have been told before.
+	 * won't (after VIADUCT_E_REPLACED or _REVOKED, or with config.no_reconnect): then
+	 * only viaduct_peer_close() is left to do. Open requests have been told before.
 	 */
 	void (*failed)(struct viaduct_peer *peer, int error, const char *text, int retry_ms);
 

@@ -34,6 +34,8 @@ const char *viaduct_strerror(int error)
 		return "the relay has fallen silent";
 	case VIADUCT_E_REPLACED:
 		return "replaced by another join of the same identity";
+	case VIADUCT_E_REVOKED:
+		return "this identity is revoked";
 	case VIADUCT_E_CLOSING:
 		return "the relay stops";
 	case VIADUCT_E_TLS:

@@ -651,18 +651,28 @@ static void roaming_loses_nothing(void **state)
 	run_until(seen.rekeyed);
 }
 
-static void replaced_peers_stay_away(void **state)
+static void stays_away(const char *event, int error)
 {
 	struct seen seen;
 	struct viaduct_peer *peer = join("peer-1", &seen);
 
-	stub_say(stub, session_of(peer), "{\"event\":\"replaced\"}");
+	stub_say(stub, session_of(peer), event);
 	run_until(seen.failed);
-	assert_int_equal(seen.error, VIADUCT_E_REPLACED);
+	assert_int_equal(seen.error, error);
 	assert_int_equal(seen.retry_ms, -1);
 	assert_false(viaduct_peer_joined(peer));
 	viaduct_peer_close(peer, true); // nothing left to leave: gone at once
 	assert_int_equal(stub->hellos, 1);
+}
+
+static void replaced_peers_stay_away(void **state)
+{
+	stays_away("{\"event\":\"replaced\"}", VIADUCT_E_REPLACED);
+}
+
+static void revoked_peers_stay_away(void **state)
+{
+	stays_away("{\"event\":\"revoked\"}", VIADUCT_E_REVOKED);
 }
 
 static void leaving_is_said(void **state)
@@ -1034,6 +1044,7 @@ int main(void)
 		client_test(rekey_when_told),
 		client_test(roaming_loses_nothing),
 		client_test(replaced_peers_stay_away),
+		client_test(revoked_peers_stay_away),
 		client_test(leaving_is_said),
 		client_test(leaving_loses_nothing),
 		client_test(leaving_ends_without_an_answer),
