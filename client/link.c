@@ -13,7 +13,7 @@
 
 #define CONNECT_TIMEOUT (10 * SECOND)
 #define ANSWER_TIMEOUT  (30 * SECOND) // a relay that all join at once lets them wait in line
-#define DRAIN_TIMEOUT  (2 * SECOND)
+#define DRAIN_TIMEOUT   (2 * SECOND)
 
 /* OpenSSL's own socket BIO uses write(), which raises SIGPIPE: a library may not do that. */
 static BIO_METHOD *quiet_method;
