@@ -38,7 +38,7 @@ enum {
 #define MILLISECOND UINT64_C(1000000)
 #define SECOND      (1000 * MILLISECOND)
 #define WARM_UP     (SECOND / 5)
-#define SILENCE     (SECOND / 10) // after which what a pair has on its way counts as lost
+#define SILENCE     (3 * SECOND / 10) // after which what a pair has on its way counts as lost
 
 static const struct transport *const transports[] = {
 	&through_viaduct, &through_nats,       &through_mqtt, &through_zmq,
@@ -356,7 +356,7 @@ static int run_closed(struct pairs *p, const struct run *run, struct counts *beg
 		}
 		if (p->now < look)
 			continue;
-		look = p->now + SILENCE / 10;
+		look = p->now + SILENCE / 30;
 		for (unsigned int i = 0; i < p->options.endpoints / 2; i++) {
 			if (p->now - p->pairs[i].heard_ns < SILENCE)
 				continue;
