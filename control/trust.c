@@ -148,7 +148,7 @@ static int read_file(const char *path, char **text, size_t *length)
 static int read_ids(struct trust_set *set, const char *setting, const char *path, char *error)
 {
 	unsigned int line;
-	size_t length;
+	size_t length = 0;
 	char *text;
 	int result = read_file(path, &text, &length);
 

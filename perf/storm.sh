@@ -1,5 +1,6 @@
 #!/bin/bash
 # The storm of perf/storm.c, in a network of its own. Built as build/perf/storm.
+# shellcheck disable=SC1091,SC2034  # meson fills in where the others are, which use the variables
 set -euo pipefail
 . "@root@/scripts/lib.sh"
 me=storm build=@build@

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from OpenSSL import SSL
 
 from peer import PING
-from relay import VIADUCT, eventually
+from relay import VIADUCT
 
 REVOKED = "revoked"
 
