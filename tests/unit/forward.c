@@ -621,6 +621,40 @@ static void test_no_address(void **state)
 	assert_int_equal(counters(f, 0)->messages_dropped[DROP_MESSAGE_SESSION_GONE], 1);
 }
 
+static void test_policy(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *a = peer_new(f, 1), *b = peer_new(f, 2);
+	struct policy *policy = calloc(1, sizeof(*policy));
+	const struct said to_a = say(&a->id, 77, 8), to_b = say(&b->id, 77, 8);
+	struct said ping = say(&f->relay, 1, 8);
+
+	assert_non_null(policy);
+	a->session->cluster = 3;
+	b->session->cluster = POLICY_CLUSTERS - 1;
+	policy->allowed[3][(POLICY_CLUSTERS - 1) / 64] = UINT64_C(1) << 63;
+	rcu_assign_pointer(f->sessions->policy, policy);
+	// one way, not the other, nor among themselves; the relay is everybody's
+	peer_says(f, a, 0, WIRE_NORMAL, &to_b, 1);
+	fixture_burst(f, 0);
+	expect_heard(f, 0, a, b, &to_b, WIRE_NORMAL);
+	refuse(f, b, to_a, WIRE_NORMAL, DROP_MESSAGE_POLICY);
+	refuse(f, a, to_a, WIRE_NORMAL, DROP_MESSAGE_POLICY);
+	ping.kind = WIRE_PING;
+	peer_says(f, a, 0, WIRE_NORMAL, &ping, 1);
+	fixture_clear(f);
+	fixture_burst(f, 0);
+	assert_int_equal(f->heard_count, 1);
+	assert_int_equal(f->heard[0].kind, WIRE_PONG);
+	// without one all may
+	f->sessions->policy = NULL;
+	free(policy);
+	fixture_clear(f);
+	peer_says(f, b, 0, WIRE_NORMAL, &to_a, 1);
+	fixture_burst(f, 0);
+	expect_heard(f, 0, b, a, &to_a, WIRE_NORMAL);
+}
+
 static void test_key_exhausted(void **state)
 {
 	struct fixture *f = *state;
@@ -1492,6 +1526,7 @@ int main(void)
 		TEST(last_hop),
 		TEST(too_large),
 		TEST(no_address),
+		TEST(policy),
 		TEST(key_exhausted),
 		TEST(budget_counts_records),
 		TEST(port_takes_some),
