@@ -404,10 +404,9 @@ void admin_tell(void *arg, const struct member_news *news)
 	clock_gettime(CLOCK_REALTIME, &now);
 	address_format(address, &news->session->endpoint);
 	event = json_pack("{sf ss ss ss ss sI ss}", "time",
-			  (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1000, "event",
-			  news->event, "id", member->text, "name", member->name, "cluster",
-			  member->cluster, "index", (json_int_t)news->session->index, "address",
-			  address);
+			  (double)now.tv_sec + (double)now.tv_nsec / 1e9, "event", news->event,
+			  "id", member->text, "name", member->name, "cluster", member->cluster,
+			  "index", (json_int_t)news->session->index, "address", address);
 	line = json_dumps(event, JSON_COMPACT);
 	json_decref(event);
 	if (!line)

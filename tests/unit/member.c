@@ -602,7 +602,8 @@ static void test_closing(void **state)
 
 	assert_int_equal(society_join(society, 2, &grant), 0);
 	members_say_closing(&society->members, 2);
-	assert_string_equal(society_said(society, index), "{\"event\":\"closing\",\"within\":2,\"relays\":[]}");
+	assert_string_equal(society_said(society, index),
+			    "{\"event\":\"closing\",\"within\":2,\"relays\":[]}");
 	society_silent(society);
 }
 
