@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 enum {
-	SPIN_US = 100,   // without work before a worker goes to sleep: a peer answers sooner
+	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
 	SLEEP_MS = 1000, // at most, in one piece
 };
 
