@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from relay import VIADUCTD, Relay
+from relay import ENVIRONMENT, VIADUCTD, Relay
 
 AES, CHACHA = "aes-256-gcm", "chacha20-poly1305"
 
@@ -66,6 +66,6 @@ def test_two_workers(relay, join):
 def test_devices_that_wont_do(lab, federation, tmp_path, data, session, says):
     relay = Relay(lab, federation, tmp_path, data=data, session=session)
     done = subprocess.run(lab.relay_command(VIADUCTD, "-c", relay.file), capture_output=True,
-                          text=True, check=False, timeout=30)
+                          text=True, check=False, timeout=30, env=ENVIRONMENT)
     assert done.returncode > 0
     assert says in done.stdout + done.stderr

@@ -13,7 +13,7 @@ from OpenSSL import SSL
 
 from netns import ROAMING_V4
 from peer import Connection
-from relay import CONTROL_V4, CONTROL_V6, PORT, eventually
+from relay import SANITIZED, CONTROL_V4, CONTROL_V6, PORT, eventually
 
 HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
 MANY = 2000
@@ -250,7 +250,8 @@ def test_a_peer_that_joins_a_thousand_times(relay, federation, neighbours):
             sizes.append(memory(relay))
     assert [peer["state"] for peer in relay.peers().values()
             if peer["id"] == identity.text] == ["joining"]
-    assert sizes[1] - sizes[0] < 4 << 20
+    # the sanitizers' allocator keeps the stacks of all that was freed
+    assert sizes[1] - sizes[0] < (24 if SANITIZED else 4) << 20
 
 
 @pytest.mark.relay(limits={"takeovers_per_minute": 6})
