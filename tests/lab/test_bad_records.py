@@ -145,7 +145,7 @@ def test_session_after_leaving(alice, bob, relay, stranger, neighbours):
 
 
 def test_flipped_bit_in_each_byte(relay, alice, bob, stranger, neighbours):
-    alice.sequences[0] = 2  # not yet seen, and not with the lowest bit of any byte flipped either
+    alice.sequences[0] = 512  # not yet seen, and not with the lowest bit of any byte flipped either
     record = good(alice, bob)
     flips = {1: 0x40, 5: 0x08, 6: 0x80, 7: 0x80}  # class, and slots that don't exist
     before = relay.drops()
