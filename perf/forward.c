@@ -18,30 +18,15 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <rte_cycles.h>
-#include <rte_eal.h>
-#include <rte_errno.h>
-#include <rte_eth_ring.h>
 #include <rte_ethdev.h>
-#include <rte_lcore.h>
 #include <rte_launch.h>
 #include <rte_mbuf.h>
 
-#include "ciphers.h"
-#include "frame.h"
-#include "node.h"
-#include "worker.h"
+#include "memory.h"
 
 enum {
-	PORT = 7740,
-	MTU = 1500, // eight messages of 128 bytes need more than 1,280
-	HEADER = 14 + 20 + 8,
-	RX_RING = 1024,
-	TX_RING =
-		32768, // holds whatever can come of a full receive ring, so that nothing is refused
-	BUFFERS = 65535,
 	ARENA_RECORDS = 8192, // few, so that they don't push all else out of the shared cache
 	ARENAS = 64,          // a phase
 	PHASE_RECORDS = ARENAS * ARENA_RECORDS,
@@ -77,43 +62,12 @@ struct arena {
 	uint32_t *to;   // route of each message
 };
 
-static struct session_table *sessions;
-static struct route_table routes;
+static struct memory memory;
 static const struct aead_ops *aead;
-static void *generator_aead;
-static struct worker *workers;
-static struct dataplane_config config;
-static struct port port;
-static struct rte_ring *rx_rings[DATAPLANE_WORKERS_MAX], *tx_rings[DATAPLANE_WORKERS_MAX];
-static struct rte_mempool *pool;
 static struct arena arena;
-static uint64_t *sequences;
-static const struct aead_key **up_keys; // of each session
 static struct aead_key *hot_key;
-static uint64_t random_state = 1;
 static uint64_t sent, delivered, bad, sampled;
 static uint64_t churned, churn_due; // TSC
-
-static uint64_t random_next(void)
-{
-	random_state += UINT64_C(0x9e3779b97f4a7c15);
-	return route_mix(random_state, random_state ^ UINT64_C(0xd6e8feb86659fd93));
-}
-
-static void fail(const char *what)
-{
-	fprintf(stderr, "forward: %s\n", what);
-	exit(1);
-}
-
-static void *reserve(size_t n, size_t size)
-{
-	void *p = calloc(n, size);
-
-	if (!p)
-		fail("out of memory");
-	return p;
-}
 
 static uint16_t record_length(void)
 {
@@ -121,146 +75,16 @@ static uint16_t record_length(void)
 			  options.pack * (WIRE_MESSAGE_HEADER + options.payload));
 }
 
-/* The frame around a peer's record. */
-static void put_frame(uint8_t *frame, uint32_t peer)
-{
-	static const uint8_t fixed[HEADER] =
-		{
-			2,    0, 0,         0,           0, 1, 2,    0,  0,  0,
-			0,    2, 0x08,      0x00, // Ethernet
-			0x45, 0, 0,         0,           0, 0, 0x40, 0,  64, 17,
-			0,    0, 10,        0,           0, 0, 10,   77, 0,  1, // IPv4
-			0,    0, PORT >> 8, PORT & 0xff, 0, 0, 0,    0,         // UDP
-		};
-
-	memcpy(frame, fixed, HEADER);
-	wire_put32(frame + 26, 10u << 24 | peer);
-	wire_put16(frame + 34, 7740);
-}
-
-static void make_session(uint32_t slot)
-{
-	uint8_t secret[WIRE_EXPORT_SIZE], frame[HEADER + 64] = {0};
-	struct session *session = aligned_alloc(64, sizeof(*session));
-	struct frame parsed;
-
-	if (!session)
-		fail("out of memory");
-	memset(session, 0, sizeof(*session));
-	session->index = slot;
-	session->tx_budget = UINT32_MAX;
-	session->record_max = MTU - WIRE_IP_OVERHEAD;
-	session->lanes_up = 1;
-	session->lanes_down = (uint8_t)options.workers;
-	session->state = session_state_new(1, session->lanes_down);
-	for (size_t i = 0; i < sizeof(secret); i++)
-		secret[i] = (uint8_t)random_next();
-	session->rx[0] = aead->key_new(WIRE_AES_256_GCM, secret, -1);
-	secret[0] ^= 1;
-	session->tx = aead->key_new(WIRE_AES_256_GCM, secret, -1);
-	if (!session->state || !session->rx[0] || !session->tx)
-		fail("out of memory");
-	up_keys[slot] = session->rx[0];
-	put_frame(frame, slot);
-	frame_finish(frame, HEADER, 64);
-	if (!frame_parse(&parsed, frame, sizeof(frame)) ||
-	    dataplane_reply_header(&session->header, frame, HEADER))
-		fail("its own frames are not well-formed");
-	session->endpoint = parsed.source;
-	sessions->slot[slot].current = session;
-}
-
-static void make_tables(void)
-{
-	uint8_t secret[32];
-
-	for (size_t i = 0; i < sizeof(secret); i++)
-		secret[i] = (uint8_t)random_next();
-	sessions = session_table_new(options.routes + EXTRA_ROUTES);
-	if (!sessions || route_table_init(&routes, sessions, options.routes + EXTRA_ROUTES, secret))
-		fail("out of memory");
-	sequences = reserve(options.sessions, sizeof(*sequences));
-	up_keys = reserve(options.sessions, sizeof(*up_keys));
-	for (uint32_t slot = 0; slot < options.sessions; slot++)
-		make_session(slot);
-	for (uint32_t slot = 0; slot < options.routes + EXTRA_ROUTES; slot++) {
-		uint64_t words[2] = {random_next(), random_next()};
-		struct wire_id id;
-
-		memcpy(&id, words, sizeof(id));
-		// more routes than sessions: several ids stand for one session, as behind a trunk
-		sessions->slot[slot].current = sessions->slot[slot % options.sessions].current;
-		if (route_set(&routes, &id, slot))
-			fail("out of memory");
-		if (slot < options.sessions)
-			sessions->slot[slot].current->id = id;
-	}
-}
-
-static void make_ports(void)
-{
-	struct rte_eth_conf conf = {0};
-
-	pool = rte_pktmbuf_pool_create("buffers", BUFFERS, 512, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
-				       SOCKET_ID_ANY);
-	if (!pool)
-		fail("no memory for buffers");
-	port.queue_count = options.workers;
-	for (uint32_t i = 0; i < options.workers; i++) {
-		char name[32];
-		int device;
-
-		snprintf(name, sizeof(name), "rx%u", i);
-		rx_rings[i] = rte_ring_create(name, RX_RING, SOCKET_ID_ANY,
-					      RING_F_SP_ENQ | RING_F_SC_DEQ);
-		snprintf(name, sizeof(name), "tx%u", i);
-		tx_rings[i] = rte_ring_create(name, TX_RING, SOCKET_ID_ANY,
-					      RING_F_SP_ENQ | RING_F_SC_DEQ);
-		if (!rx_rings[i] || !tx_rings[i])
-			fail("no memory for rings");
-		snprintf(name, sizeof(name), "port%u", i);
-		device = rte_eth_from_rings(name, &rx_rings[i], 1, &tx_rings[i], 1, 0);
-		if (device < 0 || rte_eth_dev_configure((uint16_t)device, 1, 1, &conf) ||
-		    rte_eth_rx_queue_setup((uint16_t)device, 0, RX_RING, SOCKET_ID_ANY, NULL,
-					   pool) ||
-		    rte_eth_tx_queue_setup((uint16_t)device, 0, RX_RING, SOCKET_ID_ANY, NULL) ||
-		    rte_eth_dev_start((uint16_t)device))
-			fail("the in-memory port does not start");
-		port.queues[i] = (struct port_queue){(uint16_t)device, 0, -1, pool};
-	}
-	port.interface.mac[0] = 2;
-	port.interface.mac[5] = 9; // nobody's
-}
-
-static void make_workers(void)
-{
-	config.port = PORT;
-	config.workers = options.workers;
-	config.busy = true;
-	config.sessions = sessions;
-	config.routes = &routes;
-	config.aead = aead;
-	memset(&config.relay, 0xff, sizeof(config.relay));
-	workers = aligned_alloc(64, options.workers * sizeof(*workers));
-	if (!workers)
-		fail("out of memory");
-	memset(workers, 0, options.workers * sizeof(*workers));
-	for (uint32_t i = 0; i < options.workers; i++) {
-		if (worker_init(workers, i, &config, &port, -1))
-			fail("a worker does not start");
-	}
-}
-
 static void make_arena(void)
 {
-	arena.length = HEADER + record_length();
+	arena.length = MEMORY_HEADER + record_length();
 	arena.stride = RTE_ALIGN_CEIL(arena.length, 64u);
 	arena.records = ARENA_RECORDS;
 	arena.bytes = aligned_alloc(64, (size_t)arena.records * arena.stride);
-	arena.from = reserve(arena.records, sizeof(*arena.from));
-	arena.to = reserve((size_t)arena.records * options.pack, sizeof(*arena.to));
+	arena.from = memory_reserve(arena.records, sizeof(*arena.from));
+	arena.to = memory_reserve((size_t)arena.records * options.pack, sizeof(*arena.to));
 	if (!arena.bytes)
-		fail("out of memory");
+		memory_fail("out of memory");
 }
 
 static void put_payload(uint8_t *payload, uint32_t message)
@@ -277,37 +101,37 @@ static void seal_arena(bool hot)
 	unsigned int n = 0;
 
 	for (uint32_t r = 0; r < arena.records; r++) {
-		uint32_t from = (uint32_t)(random_next() % options.sessions);
-		uint32_t to = (uint32_t)(random_next() % options.routes);
+		uint32_t from = (uint32_t)(memory_random() % options.sessions);
+		uint32_t to = (uint32_t)(memory_random() % options.routes);
 		uint8_t *frame = arena.bytes + (size_t)r * arena.stride;
 		struct wire_record header = {
 			.class = WIRE_NORMAL,
 			.index = from,
-			.sequence = sequences[from]++,
+			.sequence = memory.sequences[from]++,
 		};
-		uint8_t *at = frame + HEADER;
+		uint8_t *at = frame + MEMORY_HEADER;
 
-		put_frame(frame, from);
+		memory_put_frame(frame, from);
 		wire_record_put(at, &header);
 		at += WIRE_RECORD_HEADER;
 		for (uint32_t m = 0; m < options.pack; m++) {
 			uint32_t message = r * options.pack + m;
 
 			if (options.spread)
-				to = (uint32_t)(random_next() % options.spread);
+				to = (uint32_t)(memory_random() % options.spread);
 			wire_message_put(at, (uint16_t)options.payload, WIRE_SEND, WIRE_HOP_LIMIT,
-					 0, message, &sessions->slot[to].id);
+					 0, message, &memory.sessions->slot[to].id);
 			put_payload(at + WIRE_MESSAGE_HEADER, message);
 			at += WIRE_MESSAGE_HEADER + options.payload;
 			arena.to[message] = to;
 		}
 		arena.from[r] = from;
-		frame_finish(frame, HEADER, record_length());
-		jobs[n].key = hot ? hot_key : up_keys[from];
-		jobs[n].record = frame + HEADER;
+		frame_finish(frame, MEMORY_HEADER, record_length());
+		jobs[n].key = hot ? hot_key : memory.up_keys[from];
+		jobs[n].record = frame + MEMORY_HEADER;
 		jobs[n].length = record_length();
 		if (++n == RTE_DIM(jobs) || r + 1 == arena.records) {
-			aead->seal(generator_aead, jobs, n);
+			aead->seal(memory.aead_worker, jobs, n);
 			n = 0;
 		}
 	}
@@ -320,17 +144,17 @@ static void check(const uint8_t *frame, uint16_t length)
 	struct wire_record header;
 	struct wire_message message = {0};
 	struct aead_job job = {.record = record};
-	size_t at = 0, text = length - HEADER - WIRE_RECORD_OVERHEAD;
+	size_t at = 0, text = length - MEMORY_HEADER - WIRE_RECORD_OVERHEAD;
 	uint8_t expected[2048];
 
 	sampled++;
-	memcpy(record, frame + HEADER, length - HEADER);
-	if (wire_record_get(&header, record, length - HEADER) != WIRE_OK ||
+	memcpy(record, frame + MEMORY_HEADER, length - MEMORY_HEADER);
+	if (wire_record_get(&header, record, length - MEMORY_HEADER) != WIRE_OK ||
 	    header.index >= options.sessions)
 		goto bad;
-	job.key = sessions->slot[header.index].current->tx;
-	job.length = length - HEADER;
-	aead->open(generator_aead, &job, 1);
+	job.key = memory.sessions->slot[header.index].current->tx;
+	job.length = length - MEMORY_HEADER;
+	aead->open(memory.aead_worker, &job, 1);
 	if (!job.ok)
 		goto bad;
 	do {
@@ -343,7 +167,8 @@ static void check(const uint8_t *frame, uint16_t length)
 		put_payload(expected, number);
 		if (number >= arena.records * options.pack ||
 		    arena.to[number] % options.sessions != header.index ||
-		    memcmp(message.data + 8, &sessions->slot[arena.from[number / options.pack]].id,
+		    memcmp(message.data + 8,
+			   &memory.sessions->slot[arena.from[number / options.pack]].id,
 			   WIRE_ID_SIZE) ||
 		    memcmp(message.data + WIRE_MESSAGE_HEADER, expected, options.payload))
 			goto bad;
@@ -362,10 +187,11 @@ static uint64_t drain(uint32_t worker, bool real)
 	uint64_t messages = 0;
 	unsigned int n;
 
-	n = rte_ring_sc_dequeue_burst(tx_rings[worker], (void **)buffers, RTE_DIM(buffers), NULL);
+	n = rte_ring_sc_dequeue_burst(memory.tx[worker], (void **)buffers, RTE_DIM(buffers), NULL);
 	for (unsigned int i = 0; i < n; i++) {
-		messages += (rte_pktmbuf_data_len(buffers[i]) - HEADER - WIRE_RECORD_OVERHEAD) /
-			    message;
+		messages +=
+			(rte_pktmbuf_data_len(buffers[i]) - MEMORY_HEADER - WIRE_RECORD_OVERHEAD) /
+			message;
 		if (real && --until_sample == 0) {
 			until_sample = SAMPLE;
 			check(rte_pktmbuf_mtod(buffers[i], uint8_t *),
@@ -383,8 +209,8 @@ static unsigned int feed(uint32_t worker, uint32_t *next)
 	struct rte_mbuf *buffers[FORWARD_BURST];
 	unsigned int n = RTE_MIN(FORWARD_BURST, arena.records - *next);
 
-	if (!n || rte_ring_free_count(rx_rings[worker]) < n ||
-	    rte_pktmbuf_alloc_bulk(pool, buffers, n))
+	if (!n || rte_ring_free_count(memory.rx[worker]) < n ||
+	    rte_pktmbuf_alloc_bulk(memory.pool, buffers, n))
 		return 0;
 	for (unsigned int i = 0; i < n; i++) {
 		char *at = rte_pktmbuf_mtod(buffers[i], char *);
@@ -398,7 +224,7 @@ static unsigned int feed(uint32_t worker, uint32_t *next)
 		buffers[i]->data_len = arena.length;
 		buffers[i]->pkt_len = arena.length;
 	}
-	rte_ring_sp_enqueue_bulk(rx_rings[worker], (void **)buffers, n, NULL);
+	rte_ring_sp_enqueue_bulk(memory.rx[worker], (void **)buffers, n, NULL);
 	*next += n;
 	return n;
 }
@@ -418,15 +244,15 @@ static void churn(void)
 	static uint32_t extra;
 
 	if (churned++ % 2) {
-		uint32_t slot = (uint32_t)(random_next() % options.sessions);
-		struct session *old = sessions->slot[slot].current;
+		uint32_t slot = (uint32_t)(memory_random() % options.sessions);
+		struct session *old = memory.sessions->slot[slot].current;
 		struct session *new = aligned_alloc(64, sizeof(*new));
 
 		if (!new)
-			fail("out of memory");
+			memory_fail("out of memory");
 		*new = *old;
 		for (uint32_t i = slot; i < options.routes + EXTRA_ROUTES; i += options.sessions) {
-			rcu_assign_pointer(sessions->slot[i].current, new);
+			rcu_assign_pointer(memory.sessions->slot[i].current, new);
 			// with many ids a session, one is enough to pay for
 			if (options.routes > options.sessions * 16)
 				break;
@@ -436,10 +262,10 @@ static void churn(void)
 		return;
 	}
 	if (!gone)
-		extra = options.routes + (uint32_t)(random_next() % EXTRA_ROUTES);
-	if (gone ? route_set(&routes, &sessions->slot[extra].id, extra)
-		 : route_remove(&routes, &sessions->slot[extra].id))
-		fail("a route was not where it should be");
+		extra = options.routes + (uint32_t)(memory_random() % EXTRA_ROUTES);
+	if (gone ? route_set(&memory.routes, &memory.sessions->slot[extra].id, extra)
+		 : route_remove(&memory.routes, &memory.sessions->slot[extra].id))
+		memory_fail("a route was not where it should be");
 	gone = !gone;
 }
 
@@ -518,7 +344,7 @@ static int bare_run(void *arg)
 		uint64_t begin = rte_get_tsc_cycles();
 		unsigned int n, done;
 
-		n = rte_eth_rx_burst(port.queues[0].device, 0, buffers, FORWARD_BURST);
+		n = rte_eth_rx_burst(memory.port.queues[0].device, 0, buffers, FORWARD_BURST);
 		if (!n)
 			continue;
 		if (bare->crypto) {
@@ -526,22 +352,22 @@ static int bare_run(void *arg)
 				rte_prefetch0(buffers[i]);
 			for (unsigned int i = 0; i < n; i++) {
 				jobs[i].key = hot_key;
-				jobs[i].record =
-					rte_pktmbuf_mtod_offset(buffers[i], uint8_t *, HEADER);
-				jobs[i].length = rte_pktmbuf_data_len(buffers[i]) - HEADER;
+				jobs[i].record = rte_pktmbuf_mtod_offset(buffers[i], uint8_t *,
+									 MEMORY_HEADER);
+				jobs[i].length = rte_pktmbuf_data_len(buffers[i]) - MEMORY_HEADER;
 				rte_prefetch0(jobs[i].record);
 				rte_prefetch0(jobs[i].record + 64);
 			}
 			aead->open(bare->aead, jobs, n);
 			for (unsigned int i = 0; i < n; i++) {
 				if (!jobs[i].ok)
-					fail("a record of the limit's does not open");
+					memory_fail("a record of the limit's does not open");
 			}
 			aead->seal(bare->aead, jobs, n);
 		}
-		done = rte_eth_tx_burst(port.queues[0].device, 0, buffers, (uint16_t)n);
+		done = rte_eth_tx_burst(memory.port.queues[0].device, 0, buffers, (uint16_t)n);
 		if (done < n)
-			fail("the port refused records");
+			memory_fail("the port refused records");
 		bare->cycles += rte_get_tsc_cycles() - begin;
 		bare->records += n;
 	}
@@ -557,16 +383,14 @@ static double bare_phase(bool crypto, double *ns)
 	bare.crypto = crypto;
 	bare.aead = aead->worker_new(-1);
 	if (!bare.aead)
-		fail("out of memory");
+		memory_fail("out of memory");
 	rte_eal_remote_launch(bare_run, &bare, 1);
 	seconds = pump(false);
 	atomic_store(&bare.stop, true);
-	rcu_thread_offline();
-	rte_eal_wait_lcore(1);
-	rcu_thread_online();
+	memory_wait(0);
 	aead->worker_free(bare.aead);
 	if (bare.records != PHASE_RECORDS)
-		fail("records were lost by the in-memory port");
+		memory_fail("records were lost by the in-memory port");
 	*ns = (double)bare.cycles * 1e9 / (double)rte_get_tsc_hz() / (double)bare.records;
 	return PHASE_RECORDS / seconds;
 }
@@ -600,11 +424,9 @@ static void aead_phase(void)
 	void *worker = aead->worker_new(-1);
 
 	if (!worker)
-		fail("out of memory");
+		memory_fail("out of memory");
 	rte_eal_remote_launch(aead_run, worker, 1);
-	rcu_thread_offline();
-	rte_eal_wait_lcore(1);
-	rcu_thread_online();
+	memory_wait(0);
 	aead->worker_free(worker);
 }
 
@@ -612,71 +434,10 @@ static double forward_phase(void)
 {
 	double seconds;
 
-	for (uint32_t i = 0; i < options.workers; i++) {
-		atomic_store(&workers[i].stop, false);
-		if (worker_start(&workers[i]))
-			fail("a worker does not start");
-	}
+	memory_start(&memory);
 	seconds = pump(true);
-	rcu_thread_offline();
-	for (uint32_t i = 0; i < options.workers; i++)
-		worker_stop(&workers[i]);
-	rcu_thread_online();
+	memory_stop(&memory);
 	return (double)PHASE_RECORDS * options.pack / seconds;
-}
-
-static int compare(const void *a, const void *b)
-{
-	const double *x = a, *y = b;
-
-	return (*x > *y) - (*x < *y);
-}
-
-static double median(double *values, int n)
-{
-	qsort(values, (size_t)n, sizeof(*values), compare);
-	return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-static void start_eal(void)
-{
-	char lcores[128], *at = lcores;
-	const char *arguments[16] = {"forward",
-				     "--no-pci",
-				     "--no-telemetry",
-				     "--iova-mode",
-				     "va",
-				     "-m",
-				     "512",
-				     "--log-level",
-				     "3",
-				     "--lcores",
-				     lcores,
-				     "--main-lcore",
-				     "0"};
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	FILE *file = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
-	unsigned long pages = 0;
-	int n = 13;
-
-	if (cpus < 2)
-		fail("needs two cores");
-	at += sprintf(at, "0@%ld", cpus - 1);
-	for (uint32_t i = 0; i < options.workers; i++)
-		at += sprintf(at, ",%u@%ld", i + 1, i % (cpus - 1));
-	if (file) {
-		if (fscanf(file, "%lu", &pages) != 1)
-			pages = 0;
-		fclose(file);
-	}
-	if (pages * 2 >= 512) {
-		arguments[n++] = "--in-memory";
-	} else {
-		arguments[n++] = "--no-huge";
-		arguments[n++] = "--no-shconf";
-	}
-	if (rte_eal_init(n, (char **)(uintptr_t)arguments) < 0)
-		fail("EAL does not start");
 }
 
 static const char usage[] =
@@ -725,7 +486,8 @@ static void parse(int argc, char **argv)
 			routes_given = true;
 			break;
 		case 'b':
-			options.payload = number(optarg, "payload", 0, MTU - WIRE_PAYLOAD_OVERHEAD);
+			options.payload =
+				number(optarg, "payload", 0, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
 			break;
 		case 'm':
 			options.pack = number(optarg, "pack", 1, PACK_MAX);
@@ -760,7 +522,7 @@ static void parse(int argc, char **argv)
 		options.routes = options.sessions;
 	aead = options.aead ? dataplane_aead(options.aead) : dataplane_aead_default();
 	if (!aead || optind < argc || options.routes < options.sessions ||
-	    options.spread > options.routes || record_length() > MTU - WIRE_IP_OVERHEAD) {
+	    options.spread > options.routes || record_length() > MEMORY_MTU - WIRE_IP_OVERHEAD) {
 		fprintf(stderr,
 			"forward: fewer routes than sessions, more spread than routes, a record "
 			"that is too large, or an unknown cipher\n%s",
@@ -778,26 +540,23 @@ int main(int argc, char **argv)
 	double begin, ns, limit_msgs, share, headroom;
 	struct counters counters = {0};
 	const char *verdict = "ok";
-	char error[CIPHERS_ERROR_MAX];
 	int rounds = 0;
 	json_t *out;
 
 	parse(argc, argv);
-	start_eal();
-	rcu_register_thread();
-	// the generator is a worker of its own, and so is each bare phase
-	if (aead == &aead_cryptodev && cryptodev_start(options.aead_device, options.workers + 2,
-						       2 * options.sessions + 1, error))
-		fail(error);
-	generator_aead = aead->worker_new(-1);
+	memory_init(&memory, &(struct memory_config){
+				     .name = "forward",
+				     .aead = aead,
+				     .aead_device = options.aead_device,
+				     .workers = options.workers,
+				     .sessions = options.sessions,
+				     // more routes than sessions: several ids stand for one
+				     // session, as behind a trunk
+				     .slots = options.routes + EXTRA_ROUTES,
+			     });
 	hot_key = aead->key_new(WIRE_AES_256_GCM, secret, -1);
-	if (!generator_aead || !hot_key)
-		fail("out of memory");
-	// as in viaductd, where the control thread makes them
-	node_prefer(NODE_ANY);
-	make_tables();
-	make_ports();
-	make_workers();
+	if (!hot_key)
+		memory_fail("out of memory");
 	make_arena();
 
 	begin = (double)rte_get_tsc_cycles();
@@ -813,10 +572,10 @@ int main(int argc, char **argv)
 		 rounds < ROUNDS_MAX);
 
 	for (uint32_t i = 0; i < options.workers; i++)
-		counters_add(&counters, &workers[i].published);
-	limit_msgs = median(limit, rounds);
-	share = median(rate, rounds) / limit_msgs;
-	headroom = median(generator, rounds) / median(rate, rounds);
+		counters_add(&counters, &memory.workers[i].published);
+	limit_msgs = memory_median(limit, rounds);
+	share = memory_median(rate, rounds) / limit_msgs;
+	headroom = memory_median(generator, rounds) / memory_median(rate, rounds);
 	if (sent != delivered || counters.messages_delivered != sent ||
 	    !counters_balance(&counters))
 		verdict = "messages were lost";
@@ -824,23 +583,23 @@ int main(int argc, char **argv)
 		verdict = "records came out wrong";
 	else if (headroom < 1.5)
 		verdict = "the generator is too slow to say";
-	else if (1e9 / median(io, rounds) < 15e6)
+	else if (1e9 / memory_median(io, rounds) < 15e6)
 		verdict = "the bare port is slower than 15 million records a second";
 	else if (1e9 / limit_msgs * options.pack * options.workers >
-		 1.2 * (median(io, rounds) + median(crypto, rounds)))
+		 1.2 * (memory_median(io, rounds) + memory_median(crypto, rounds)))
 		verdict = "the limit is more than 1.2 times its parts";
 	out = json_pack(
 		"{s:i s:i s:i s:i s:i s:i s:i s:s s:f s:f s:f s:f s:f s:f s:I s:I s:I s:f s:i s:s}",
 		"sessions", options.sessions, "routes", options.routes, "payload", options.payload,
 		"pack", options.pack, "spread", options.spread, "workers", options.workers, "churn",
-		options.churn, "aead", aead->name, "io_ns", median(io, rounds), "aead_ns",
-		median(crypto, rounds), "msgs_per_s", median(rate, rounds), "ns_per_msg",
-		1e9 / median(rate, rounds), "limit_msgs_per_s", limit_msgs, "share_of_limit", share,
-		"lost", (json_int_t)(sent - delivered), "bad", (json_int_t)bad, "sampled",
-		(json_int_t)sampled, "generator_msgs_per_s", median(generator, rounds), "rounds",
-		rounds, "verdict", verdict);
+		options.churn, "aead", aead->name, "io_ns", memory_median(io, rounds), "aead_ns",
+		memory_median(crypto, rounds), "msgs_per_s", memory_median(rate, rounds),
+		"ns_per_msg", 1e9 / memory_median(rate, rounds), "limit_msgs_per_s", limit_msgs,
+		"share_of_limit", share, "lost", (json_int_t)(sent - delivered), "bad",
+		(json_int_t)bad, "sampled", (json_int_t)sampled, "generator_msgs_per_s",
+		memory_median(generator, rounds), "rounds", rounds, "verdict", verdict);
 	if (!out)
-		fail("out of memory");
+		memory_fail("out of memory");
 	if (options.json) {
 		json_dumpf(out, stdout, JSON_REAL_PRECISION(6));
 		putchar('\n');
