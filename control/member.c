@@ -63,6 +63,7 @@ static struct publication *publication_new(const struct members *members,
 	session->lanes_up = from->lanes_up;
 	session->lanes_down = from->lanes_down;
 	session->cluster = cluster_of(members, from->member);
+	session->level = from->member->level;
 	session->rx[0] = from->rx[0];
 	session->rx[1] = from->rx[1];
 	session->tx = from->tx;
@@ -749,6 +750,18 @@ uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)
 			least_idle = (uint32_t)idle;
 	}
 	return least_idle;
+}
+
+void member_set_level(struct members *members, struct member *member, uint8_t level)
+{
+	uint8_t before = member->level;
+
+	if (level == before)
+		return;
+	member->level = level;
+	if ((member->current && publish(members, member->current, NULL)) ||
+	    (member->next && publish(members, member->next, NULL)))
+		member->level = before;
 }
 
 static int renumber(struct members *members, struct member_session *session)

@@ -181,6 +181,9 @@ void member_leave(struct members *members, struct member_session *session, uint6
  */
 bool member_revoke(struct members *members, struct member *member, uint64_t now_ms);
 
+/* Tells the workers of a member's level of trust; out of memory it stays: try again. */
+void member_set_level(struct members *members, struct member *member, uint8_t level);
+
 /* Tells the workers of clusters that have got a number. Returns 0 or -ENOMEM. */
 int members_number(struct members *members);
 

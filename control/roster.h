@@ -23,6 +23,7 @@ struct member {
 	uint32_t slot;
 	char *name;
 	char *cluster;        // "" if none; in the same allocation
+	uint8_t level;        // of trust, see struct session
 	uint64_t takeover_ms; // rate limit, see roster_may_take_over()
 
 	/* member.c's, see session_slot */

@@ -6,6 +6,13 @@
 
 enum {
 	THOUSAND = 1000,
+	// bits of the reasons that speak of who sent the record, and could be forged by anybody
+	SUSPICIOUS =
+		1 << DROP_RECORD_TRUNCATED | 1 << DROP_RECORD_VERSION | 1 << DROP_RECORD_RESERVED |
+		1 << DROP_RECORD_SESSION_UNKNOWN | 1 << DROP_RECORD_SESSION_STALE |
+		1 << DROP_RECORD_REVOKED | 1 << DROP_RECORD_OVERSIZED | 1 << DROP_RECORD_LANE |
+		1 << DROP_RECORD_KEY_PHASE | 1 << DROP_RECORD_KEY_LIMIT |
+		1 << DROP_RECORD_REPLAY_OLD | 1 << DROP_RECORD_REPLAY_SEEN | 1 << DROP_RECORD_AUTH,
 	// bits of the kinds that go from peer to peer
 	FORWARDED = 1 << WIRE_SEND | 1 << WIRE_REQUEST | 1 << WIRE_RESPONSE | 1 << WIRE_PING |
 		    1 << WIRE_PONG,
@@ -27,12 +34,42 @@ static void give_back(struct forward *forward, struct forward_input *input)
 	input->buffer = NULL;
 }
 
+/* Counts a source of bad records, and tells the control thread of one that sends too many. */
+static void suspect(struct forward *forward, const struct forward_input *input)
+{
+	uint32_t limit = __atomic_load_n(&forward->sessions->suspect_limit, __ATOMIC_RELAXED);
+	struct forward_event *event = &forward->event;
+
+	if (!limit || !suspects_note(&forward->suspects, &input->source, limit, forward->now_ms))
+		return;
+	event->type = FORWARD_EVENT_SUSPECT;
+	event->frame_length = 0;
+	event->payload_length = 0;
+	event->source = input->source;
+	forward->ops->event(forward->worker, event);
+}
+
 static void __attribute__((noinline, cold))
 drop_record(struct forward *forward, struct forward_input *input, enum drop_record reason)
 {
 	forward->counters.records_received++;
 	forward->counters.records_dropped[reason]++;
+	if (SUSPICIOUS >> reason & 1)
+		suspect(forward, input);
 	give_back(forward, input);
+}
+
+/*
+ * A record that names a session, and was not opened. Anybody can send such; so only what comes from
+ * the session's address is held against its peer.
+ */
+static void __attribute__((noinline, cold))
+drop_claim(struct forward *forward, const struct forward_record *record, enum drop_record reason,
+	   enum session_mark mark)
+{
+	if (endpoint_same_address(&record->input->source, &record->session->endpoint))
+		session_mark(record->session, forward->number, mark);
+	drop_record(forward, record->input, reason);
 }
 
 static void set_hint(const struct session *session, enum session_hint hint)
@@ -245,6 +282,8 @@ drop_message(struct forward *forward, const struct forward_message *message,
 	     enum drop_message reason, uint64_t now_ms)
 {
 	forward->counters.messages_dropped[reason]++;
+	if (reason == DROP_MESSAGE_NO_ROUTE || reason == DROP_MESSAGE_POLICY)
+		session_mark(message->in->session, forward->number, SESSION_MARK_REFUSED);
 	tell(forward, message, reason, now_ms);
 }
 
@@ -448,6 +487,7 @@ static bool gather(struct forward *forward, const struct forward_record *record,
 		at = wire_message_get(&message, text, length, at);
 		// only relays say what a message came through
 		if (!at || (message.flags & WIRE_FLAG_VIA)) {
+			session_mark(record->session, forward->number, SESSION_MARK_MALFORMED);
 			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
 			return false;
 		}
@@ -494,7 +534,7 @@ static void failed(struct forward *forward, const struct forward_record *record)
 		lane->failed = 0;
 	}
 	lane->failed++;
-	drop_record(forward, record->input, DROP_RECORD_AUTH);
+	drop_claim(forward, record, DROP_RECORD_AUTH, SESSION_MARK_AUTH);
 }
 
 static bool used_up(const struct session *session, const struct session_rx *lane)
@@ -630,8 +670,10 @@ static bool is_new(struct forward *forward, const struct forward_record *record,
 {
 	if (result == WINDOW_NEW)
 		return true;
-	drop_record(forward, record->input,
-		    result == WINDOW_OLD ? DROP_RECORD_REPLAY_OLD : DROP_RECORD_REPLAY_SEEN);
+	if (result == WINDOW_OLD) // late rather than repeated
+		drop_record(forward, record->input, DROP_RECORD_REPLAY_OLD);
+	else
+		drop_claim(forward, record, DROP_RECORD_REPLAY_SEEN, SESSION_MARK_REPLAY);
 	return false;
 }
 
@@ -670,6 +712,7 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	struct leaving leaving[FORWARD_BURST];
 	unsigned int leaving_count = 0;
 
+	forward->now_ms = now_ms;
 	refill(forward);
 	n = find_sessions(forward, inputs, n, records);
 	n = check_windows(forward, records, n);

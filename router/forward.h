@@ -17,6 +17,7 @@
 #include "counters.h"
 #include "route.h"
 #include "session.h"
+#include "suspects.h"
 
 enum {
 	FORWARD_BURST = 32,  // records a call
@@ -60,6 +61,7 @@ enum forward_event_type {
 	FORWARD_EVENT_PHASE,   // a record of the new key phase was opened
 	FORWARD_EVENT_REKEY,   // half of the transmit key is used
 	FORWARD_EVENT_CONTROL, // a control message: all fields
+	FORWARD_EVENT_SUSPECT, // too many bad records from `source`; of no session
 };
 
 /* From a worker to the control thread. Copied; hints may be lost, their bits in the state are not.
@@ -153,8 +155,10 @@ struct forward {
 	uint8_t number;       // of the worker, which is also its lane down
 
 	struct counters counters;
+	struct suspects suspects;
 
 	/* scratch of one burst */
+	uint64_t now_ms;
 	const struct policy *policy;
 	unsigned int spare_count;
 	unsigned int open_count;

@@ -40,6 +40,17 @@ enum session_hint {
 	SESSION_HINT_PATH = 1,  // a new address proposed, or a first one
 	SESSION_HINT_PHASE = 2, // a record of the new phase was opened
 	SESSION_HINT_REKEY = 4, // half of a transmit key is used
+	SESSION_HINT_MARKS = 8, // session_tx.marks have grown
+};
+
+/* What a peer does that it shouldn't, as a worker sees it; docs/trust.md says what follows. */
+enum session_mark {
+	SESSION_MARK_AUTH,      // a record from its address that didn't open
+	SESSION_MARK_REPLAY,    // one from there that came before
+	SESSION_MARK_MALFORMED, // an authentic record that is not well-formed
+	SESSION_MARK_LIMIT,     // something over its limits
+	SESSION_MARK_REFUSED,   // a message to who isn't here, or may not be sent to
+	SESSION_MARK_COUNT,
 };
 
 /* A peer's lane into the relay. Only its owning worker touches it, except where said. */
@@ -60,6 +71,7 @@ struct session_tx {
 	uint64_t next; // sequence
 	uint32_t used; // records sealed in `epoch`
 	uint32_t epoch;
+	uint32_t marks[SESSION_MARK_COUNT]; // worker counts, control reads (relaxed)
 } __attribute__((aligned(64)));
 
 /* Followed in memory by `lanes_down` session_tx and `lanes_up` session_rx. */
@@ -79,6 +91,7 @@ struct session {
 	uint8_t lanes_up;
 	uint8_t lanes_down;
 	uint16_t cluster;             // its number, for the policy
+	uint8_t level;                // of trust: 0 good … 3 nearly cut, see docs/trust.md
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
@@ -105,6 +118,8 @@ struct session_slot {
 struct session_table {
 	uint32_t slots;
 	struct policy *policy; // published by control; NULL: all may talk to all
+	// bad records within SUSPECTS_MS that make a source one to report (relaxed); 0: none
+	uint32_t suspect_limit;
 	struct session_slot slot[];
 };
 
@@ -126,6 +141,18 @@ static inline struct session_tx *session_tx_lane(const struct session *session, 
 static inline struct session_rx *session_rx_lane(const struct session *session, unsigned int lane)
 {
 	return (struct session_rx *)session_tx_lane(session, session->lanes_down) + lane;
+}
+
+/* Worker: counts what this session's peer did. */
+static inline void session_mark(const struct session *session, unsigned int worker,
+				enum session_mark mark)
+{
+	uint32_t *count = &session_tx_lane(session, worker)->marks[mark];
+	uint32_t *hints = &session->state->hints;
+
+	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
+	if (!(__atomic_load_n(hints, __ATOMIC_RELAXED) & SESSION_HINT_MARKS))
+		__atomic_fetch_or(hints, SESSION_HINT_MARKS, __ATOMIC_RELEASE);
 }
 
 /*
