@@ -167,11 +167,16 @@ struct routes_walk {
 static int append_route(void *arg, const struct wire_id *id, uint32_t slot)
 {
 	const struct routes_walk *walk = arg;
-	const struct member *member = walk->members->roster.by_slot[slot];
-	char text[WIRE_ID_TEXT + 1], hop[32];
+	const struct groups_place *place = groups_place(&walk->members->groups, slot);
+	char text[WIRE_ID_TEXT + 1], hop[GROUPS_NAME_MAX + 16];
 
 	wire_id_format(text, id);
-	snprintf(hop, sizeof(hop), "session %u", member->current->index);
+	if (place)
+		snprintf(hop, sizeof(hop), "%s %s",
+			 place->kind == GROUP_SERVICE ? "service" : "topic", place->name);
+	else
+		snprintf(hop, sizeof(hop), "session %u",
+			 walk->members->roster.by_slot[slot]->current->index);
 	json_array_append_new(walk->list, json_pack("{ss ss}", "id", text, "next_hop", hop));
 	return 0;
 }

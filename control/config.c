@@ -100,6 +100,7 @@ static const cyaml_schema_field_t session_fields[] = {
 	NUMBER(session, lanes_up),
 	NUMBER(session, key_records),
 	NUMBER(session, max),
+	NUMBER(session, groups_max),
 	LIST(session, ciphers, &cipher_value, CONFIG_CIPHERS_MAX),
 	CYAML_FIELD_END,
 };
@@ -199,7 +200,8 @@ static const struct limit {
 	LIMIT(session, rekey, 1, 604800, 3600),
 	LIMIT(session, lanes_up, 1, WIRE_LANES_MAX, 4),
 	LIMIT(session, key_records, 64, WIRE_KEY_RECORDS, WIRE_KEY_RECORDS),
-	LIMIT(session, max, 1, WIRE_SLOTS / 2, 20000),
+	LIMIT(session, max, 1, (WIRE_SLOTS - CONFIG_GROUPS_MAX) / 2, 20000),
+	LIMIT(session, groups_max, 0, CONFIG_GROUPS_MAX, 4096),
 	LIMIT(limits, tls_timeout, 1, 60, 5),
 	LIMIT(limits, hello_timeout, 1, 60, 5),
 	LIMIT(limits, close_timeout, 1, 60, 5),

@@ -24,6 +24,7 @@ enum {
 	CONFIG_RULE_MAX = 32, // clusters in one rule
 	CONFIG_PINS_MAX = 64, // more are for a file
 	CONFIG_DEVICE_MAX = 64,
+	CONFIG_GROUPS_MAX = 65536,
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
 };
 
@@ -83,6 +84,7 @@ struct config {
 		int lanes_up;
 		int key_records;
 		int max;
+		int groups_max;                  // services and topics
 		int ciphers[CONFIG_CIPHERS_MAX]; // enum wire_aead
 		uint32_t ciphers_count;
 	} session;

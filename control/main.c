@@ -226,6 +226,7 @@ static int members_start(struct viaductd *v)
 	const struct config *config = &v->config;
 	struct member_config member = {
 		.max = (unsigned int)config->session.max,
+		.groups_max = (unsigned int)config->session.groups_max,
 		.lanes_up = (unsigned int)config->session.lanes_up,
 		.lanes_down = (unsigned int)config->data.workers,
 		.mtu = (unsigned int)config->data.mtu,

@@ -833,12 +833,17 @@ int members_init(struct members *members, const struct member_config *config,
 	CDS_INIT_LIST_HEAD(&members->ending);
 	if (roster_init(&members->roster, slots, wire_get32(secret + 32)))
 		return -ENOMEM;
-	members->sessions = session_table_new(slots);
+	members->sessions = session_table_new(slots, config->groups_max);
 	if (!members->sessions)
 		goto free_roster;
-	if (route_table_init(&members->routes, members->sessions, config->max, secret))
+	if (route_table_init(&members->routes, members->sessions, config->max + config->groups_max,
+			     secret))
 		goto free_sessions;
+	if (groups_init(&members->groups, members->sessions, &members->routes))
+		goto free_routes;
 	return 0;
+free_routes:
+	route_table_fini(&members->routes);
 free_sessions:
 	session_table_free(members->sessions);
 free_roster:
@@ -859,6 +864,7 @@ void members_fini(struct members *members)
 			session_free(members, member->last);
 	}
 	clusters_publish(&members->sessions->policy, NULL);
+	groups_fini(&members->groups);
 	route_table_fini(&members->routes);
 	roster_fini(&members->roster);
 	session_table_free(members->sessions);

@@ -8,6 +8,7 @@
 
 #include "clusters.h"
 #include "forward.h"
+#include "groups.h"
 #include "roster.h"
 #include "route.h"
 
@@ -72,6 +73,7 @@ struct member_news {
 
 struct member_config {
 	unsigned int max;
+	unsigned int groups_max;
 	unsigned int lanes_up;
 	unsigned int lanes_down;
 	unsigned int mtu;
@@ -97,6 +99,7 @@ struct members {
 	struct roster roster;
 	struct session_table *sessions; // for the workers, like
 	struct route_table routes;
+	struct groups groups;
 	struct cds_list_head pending;     // sessions without a first record
 	struct cds_list_head overlapping; // with an old key
 	struct cds_list_head ending;      // that are the last one of their slot

@@ -105,7 +105,7 @@ int main(int argc, char **argv)
 	static const uint8_t secret[32] = "a secret of thirty-two bytes....";
 	static struct forward forward;
 	static uint64_t sequences[SESSIONS];
-	struct session_table *sessions = session_table_new(SESSIONS);
+	struct session_table *sessions = session_table_new(SESSIONS, 0);
 	struct route_table routes;
 	unsigned int pack, spread;
 	uint64_t messages = 0;

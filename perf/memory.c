@@ -126,7 +126,7 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 
 	for (size_t i = 0; i < sizeof(secret); i++)
 		secret[i] = (uint8_t)memory_random();
-	memory->sessions = session_table_new(config->slots);
+	memory->sessions = session_table_new(config->slots, 0);
 	if (!memory->sessions ||
 	    route_table_init(&memory->routes, memory->sessions, config->slots, secret))
 		memory_fail("out of memory");

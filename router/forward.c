@@ -414,6 +414,23 @@ forwarded:
 		drop_message(forward, message, reason, now_ms);
 }
 
+/* No session is the destination: the relay itself, a service or a topic is, or nobody. */
+static void __attribute__((noinline, cold))
+deliver_elsewhere(struct forward *forward, struct forward_message *message, uint64_t now_ms)
+{
+	const struct session_slot *slot;
+
+	if (wire_id_equal(destination(message), &forward->relay)) {
+		consume(forward, message, now_ms);
+		return;
+	}
+	slot = route_find(forward->routes, destination(message), message->hash);
+	if (slot && rcu_dereference(slot->group))
+		drop_message(forward, message, DROP_MESSAGE_UNSUPPORTED, now_ms);
+	else
+		deliver(forward, message, now_ms);
+}
+
 /* Looks up where the gathered messages go, all of them stage by stage, packs them and sends. */
 static void walk(struct forward *forward, uint64_t now_ms)
 {
@@ -445,9 +462,8 @@ static void walk(struct forward *forward, uint64_t now_ms)
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_message *message = &forward->messages[i];
 
-		// no route leads to the relay itself
-		if (!message->to && wire_id_equal(destination(message), &forward->relay))
-			consume(forward, message, now_ms);
+		if (!message->to)
+			deliver_elsewhere(forward, message, now_ms);
 		else
 			deliver(forward, message, now_ms);
 		forward->walked++;

@@ -2,16 +2,17 @@
 
 #include <stdlib.h>
 
-struct session_table *session_table_new(uint32_t slots)
+struct session_table *session_table_new(uint32_t slots, uint32_t groups)
 {
 	struct session_table *table;
-	size_t size = sizeof(*table) + slots * sizeof(table->slot[0]);
+	size_t size = sizeof(*table) + (slots + groups) * sizeof(table->slot[0]);
 
 	table = aligned_alloc(64, size);
 	if (!table)
 		return NULL;
 	memset(table, 0, size);
 	table->slots = slots;
+	table->groups = groups;
 	return table;
 }
 

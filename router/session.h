@@ -12,6 +12,7 @@
 #include <urcu-qsbr.h>
 
 #include "aead.h"
+#include "group.h"
 #include "policy.h"
 #include "window.h"
 #include "wire.h"
@@ -105,7 +106,8 @@ struct session {
 
 /*
  * A next hop: what routes point at. It belongs to one identity at a time and holds up to three
- * generations of its session. Control writes, workers read.
+ * generations of its session, or it is a service's or topic's and holds that. Control writes,
+ * workers read.
  */
 struct session_slot {
 	struct session *current; // where the peer's messages go
@@ -113,18 +115,23 @@ struct session_slot {
 	struct session *next; // joined, its first record not yet opened
 	bool revoked;         // who was here last was thrown out (relaxed)
 	struct session *last; // ended; only what the relay itself still has to say goes there
+	struct group *group;  // NULL: not a service's or topic's
 } __attribute__((aligned(64)));
 
 struct session_table {
-	uint32_t slots;
+	uint32_t slots;        // of sessions
+	uint32_t groups;       // slots behind those, of services and topics
 	struct policy *policy; // published by control; NULL: all may talk to all
 	// bad records within SUSPECTS_MS that make a source one to report (relaxed); 0: none
 	uint32_t suspect_limit;
 	struct session_slot slot[];
 };
 
-/* Control thread. A table of `slots` (up to WIRE_SLOTS) empty slots; NULL: no memory. */
-struct session_table *session_table_new(uint32_t slots);
+/*
+ * Control thread. A table of `slots` empty slots for sessions and `groups` for services and topics,
+ * up to WIRE_SLOTS in all; NULL: no memory.
+ */
+struct session_table *session_table_new(uint32_t slots, uint32_t groups);
 void session_table_free(struct session_table *table);
 
 /* Control thread. Fresh state for `up` and `down` lanes; NULL: no memory. Free after a grace

@@ -56,6 +56,8 @@ enum {
 #define WIRE_EXPORT_REKEY   "EXPORTER-viaduct-rekey"
 #define WIRE_EXPORT_BINDING "EXPORTER-Channel-Binding"
 #define WIRE_REKEY_PREFIX   "viaduct rekey"
+#define WIRE_SERVICE_PREFIX "viaduct service " // what an id is the hash of, before the name
+#define WIRE_TOPIC_PREFIX   "viaduct topic "
 
 enum wire_class {
 	WIRE_BULK,

@@ -43,6 +43,7 @@ static void test_defaults(void **state)
 	assert_int_equal(config->session.lanes_up, 4);
 	assert_int_equal(config->session.key_records, 1 << 28);
 	assert_int_equal(config->session.max, 20000);
+	assert_int_equal(config->session.groups_max, 4096);
 	assert_int_equal(config->session.ciphers_count, 2);
 	assert_int_equal(config->session.ciphers[0], WIRE_AES_256_GCM);
 	assert_int_equal(config->limits.hello_timeout, 5);

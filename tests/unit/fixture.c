@@ -177,7 +177,7 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 	fixture->aead = aead;
 	memcpy(fixture->relay.bytes, "relay's own id..", WIRE_ID_SIZE);
 	fixture->now_ms = 1000;
-	fixture->sessions = session_table_new(FIXTURE_SLOTS);
+	fixture->sessions = session_table_new(FIXTURE_SLOTS, FIXTURE_GROUPS);
 	assert(fixture->sessions);
 	r = route_table_init(&fixture->routes, fixture->sessions, 0, secret);
 	assert(r == 0);

@@ -14,6 +14,7 @@ enum {
 	FIXTURE_WORKERS = 2,
 	FIXTURE_LANES = 4, // up
 	FIXTURE_SLOTS = 64,
+	FIXTURE_GROUPS = 4,   // slots behind those
 	FIXTURE_PEERS = 1024, // sessions made in one test
 	FIXTURE_RECORD_MAX = WIRE_MTU_MAX - WIRE_IP_OVERHEAD,
 	FIXTURE_FRAME = 42, // what inputs have in front of the record, all of it

@@ -264,7 +264,7 @@ static void lanes_init(struct lanes *lanes)
 {
 	static const uint8_t secrets[2][WIRE_EXPORT_SIZE] = {{1}, {2}};
 
-	lanes->sessions = session_table_new(4);
+	lanes->sessions = session_table_new(4, 0);
 	assert_non_null(lanes->sessions);
 	assert_int_equal(route_table_init(&lanes->routes, lanes->sessions, 4, secrets[0]), 0);
 	lanes->up = toy_aead.key_new(WIRE_AES_256_GCM, secrets[0], -1);
