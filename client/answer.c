@@ -82,6 +82,27 @@ static bool get_address(const json_t *object, struct sockaddr_storage *address)
 	return false;
 }
 
+/* Bytes as lower-case hex digits; none at all are zeros. */
+static bool get_bytes(const json_t *object, const char *key, uint8_t *bytes, size_t size)
+{
+	const char *text = get_string(object, key);
+	static const char digits[] = "0123456789abcdef";
+
+	memset(bytes, 0, size);
+	if (!json_object_get(object, key))
+		return true;
+	if (!text || strlen(text) != 2 * size)
+		return false;
+	for (size_t i = 0; i < 2 * size; i++) {
+		const char *digit = strchr(digits, text[i]);
+
+		if (!digit)
+			return false;
+		bytes[i / 2] = (uint8_t)(bytes[i / 2] << 4 | (digit - digits));
+	}
+	return true;
+}
+
 static bool get_welcome(const json_t *root, struct welcome *welcome)
 {
 	const json_t *lanes = json_object_get(root, "lanes");
@@ -105,7 +126,8 @@ static bool get_welcome(const json_t *root, struct welcome *welcome)
 	       get_unsigned(root, "expiry", 1, 86400, &welcome->expiry) &&
 	       get_unsigned(root, "rekey", 1, 30 * 86400, &welcome->rekey) &&
 	       get_unsigned(root, "key_records", WIRE_LANES_MAX, WIRE_KEY_RECORDS,
-			    &welcome->key_records);
+			    &welcome->key_records) &&
+	       get_bytes(root, "mac", welcome->mac, sizeof(welcome->mac));
 }
 
 int answer_parse_line(struct welcome *welcome, struct refusal *refusal, const char *line,

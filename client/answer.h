@@ -27,6 +27,7 @@ struct welcome {
 	unsigned int mtu, max_payload;         // bytes
 	unsigned int keepalive, expiry, rekey; // seconds
 	uint32_t key_records;
+	uint8_t mac[32]; // of a rekey; else zeros
 };
 
 /* Why hello was refused, fit to be printed. */

@@ -134,7 +134,7 @@ static json_t *rekey_proof(struct session *session, SSL *ssl)
 	uint8_t mac[32];
 	char hex[2 * sizeof(mac) + 1];
 
-	if (keys_rekey_mac(session->receiver.current, ssl, index, mac))
+	if (keys_rekey_mac(session->receiver.current, ssl, WIRE_REKEY_ASKS, index, mac))
 		return NULL;
 	for (size_t i = 0; i < sizeof(mac); i++)
 		sprintf(hex + 2 * i, "%02x", mac[i]);

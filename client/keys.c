@@ -124,14 +124,15 @@ int keys_open(struct keys *keys, uint8_t *record, size_t size)
 	return (int)length;
 }
 
-int keys_rekey_mac(const struct keys *keys, SSL *ssl, uint32_t index, uint8_t mac[32])
+int keys_rekey_mac(const struct keys *keys, SSL *ssl, const char *prefix, uint32_t index,
+		   uint8_t mac[32])
 {
 	uint8_t binding[32], input[WIRE_REKEY_INPUT];
 
 	if (SSL_export_keying_material(ssl, binding, sizeof(binding), WIRE_EXPORT_BINDING,
 				       strlen(WIRE_EXPORT_BINDING), NULL, 0, 0) != 1)
 		return -EPROTO;
-	wire_rekey_input(input, binding, index, keys->epoch);
+	wire_rekey_input(input, prefix, binding, index, keys->epoch);
 	return HMAC(EVP_sha256(), keys->rekey_secret, sizeof(keys->rekey_secret), input,
 		    sizeof(input), mac, NULL)
 		       ? 0

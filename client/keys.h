@@ -59,7 +59,11 @@ int keys_seal(struct keys *keys, uint8_t *record, size_t length);
  */
 int keys_open(struct keys *keys, uint8_t *record, size_t size);
 
-/* The MAC with which a rekey's hello proves possession of the current epoch, section 7. */
-int keys_rekey_mac(const struct keys *keys, SSL *ssl, uint32_t index, uint8_t mac[32]);
+/*
+ * The MAC with which a rekey's hello (`prefix` WIRE_REKEY_ASKS) or welcome (WIRE_REKEY_GRANTS)
+ * proves possession of the current epoch, section 7. Returns 0, -EPROTO or -ENOMEM.
+ */
+int keys_rekey_mac(const struct keys *keys, SSL *ssl, const char *prefix, uint32_t index,
+		   uint8_t mac[32]);
 
 #endif

@@ -1,6 +1,7 @@
 #include "peer.h"
 
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -240,9 +241,10 @@ static int refusal_error(const struct refusal *refusal)
 }
 
 static bool welcome_fits(const struct viaduct_peer *peer, const struct welcome *welcome,
-			 const struct wire_id *relay)
+			 const struct wire_id *relay, SSL *ssl)
 {
 	const struct session *session = peer->session;
+	uint8_t mac[sizeof(welcome->mac)];
 
 	if (!wire_id_equal(&welcome->id, &peer->id) || !wire_id_equal(&welcome->relay, relay))
 		return false;
@@ -251,7 +253,10 @@ static bool welcome_fits(const struct viaduct_peer *peer, const struct welcome *
 	return welcome->index == session->welcome.index &&
 	       welcome->epoch == session->receiver.current->epoch + 1 &&
 	       welcome->aead == session->welcome.aead &&
-	       wire_id_equal(&welcome->relay, &session->welcome.relay);
+	       // its key may be another by now, but it must be who has the session
+	       !keys_rekey_mac(session->receiver.current, ssl, WIRE_REKEY_GRANTS, welcome->index,
+			       mac) &&
+	       !CRYPTO_memcmp(mac, welcome->mac, sizeof(mac));
 }
 
 static void peer_welcomed(struct viaduct_peer *peer, SSL *ssl, const struct welcome *welcome)
@@ -288,7 +293,7 @@ void peer_answered(struct viaduct_peer *peer, SSL *ssl, const char *line, size_t
 	case 0:
 		if (trust_relay(&relay, ssl))
 			dial_lost(peer, VIADUCT_E_TLS, "the relay's certificate has expired", 0);
-		else if (!welcome_fits(peer, &welcome, &relay))
+		else if (!welcome_fits(peer, &welcome, &relay, ssl))
 			dial_lost(peer, VIADUCT_E_PROTOCOL,
 				  "the relay's welcome is for somebody else", 0);
 		else

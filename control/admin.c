@@ -106,7 +106,7 @@ static json_t *status_handshakes(const struct admin_subject *subject)
 static json_t *status(const struct admin_subject *subject, uint64_t uptime_ms)
 {
 	const struct members *members = subject->members;
-	const struct identity *relay = &subject->tls->relay;
+	const struct identity *relay = subject->tls->relay;
 	char id[WIRE_ID_TEXT + 1];
 
 	wire_id_format(id, &relay->id);

@@ -56,6 +56,7 @@ struct welcome {
 	int expiry;    // s
 	int rekey;     // s
 	uint32_t key_records;
+	const uint8_t *mac; // of a rekey, HELLO_MAC_SIZE bytes; else NULL
 };
 
 /*

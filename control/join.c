@@ -62,6 +62,7 @@ static enum hello_error ask_member(struct join *join, const struct handshake_hel
 	struct member_ask ask = {
 		.identity = peer,
 		.remote = hello->remote,
+		.relay = &tls_relay(hello->ssl)->id,
 		.aead = hello_choose_cipher(parsed, config->ciphers, config->ciphers_count),
 		.lanes = parsed->lanes,
 		.mtu = parsed->mtu,
@@ -137,7 +138,7 @@ size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[W
 	return hello_welcome(answer, &(struct welcome){
 					     .id = &peer.id,
 					     .name = peer.name,
-					     .relay = &join->tls->relay.id,
+					     .relay = &tls_relay(hello->ssl)->id,
 					     .index = grant.index,
 					     .epoch = grant.epoch,
 					     .cipher = grant.aead,
@@ -150,5 +151,6 @@ size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[W
 					     .expiry = config->session.expiry,
 					     .rekey = config->session.rekey,
 					     .key_records = (uint32_t)config->session.key_records,
+					     .mac = parsed.rekey ? grant.mac : NULL,
 				     });
 }

@@ -234,7 +234,6 @@ static int members_start(struct viaductd *v)
 		.takeovers_per_minute = (unsigned int)config->limits.takeovers_per_minute,
 		.key_records = (uint32_t)config->session.key_records,
 		.node = v->plan.workers[0].node,
-		.relay = v->tls.relay.id,
 		.aead = v->aead,
 		.clusters = &v->clusters,
 		.send = dispatch_send,
@@ -336,7 +335,6 @@ static int dataplane_begin(struct viaductd *v)
 		.routes = &v->members.routes,
 		.aead = v->aead,
 		.aead_device = config->data.aead_device,
-		.relay = v->tls.relay.id,
 	};
 	int r;
 
@@ -522,7 +520,7 @@ static int run(struct viaductd *v)
 		log_info("ready", "driver=%s interface=%s workers=%d huge_pages=%s name=%s pid=%d",
 			 dataplane_driver_name(dataplane_driver(v->dataplane)),
 			 v->config.data.interface, v->config.data.workers,
-			 dataplane_huge_pages(v->dataplane) ? "yes" : "no", v->tls.relay.name,
+			 dataplane_huge_pages(v->dataplane) ? "yes" : "no", v->tls.relay->name,
 			 (int)getpid());
 		while (!v->over && !is_drained(v))
 			turn(v);

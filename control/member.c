@@ -71,7 +71,15 @@ static struct publication *publication_new(const struct members *members,
 	session->endpoint = from->endpoint;
 	session->header = from->header;
 	session->id = from->member->id;
+	session->relay = from->relay;
 	return publication;
+}
+
+/* Takes a session out of its place, after all that was written before. */
+static void unpublish(struct session **place)
+{
+	// rcu_assign_pointer() leaves the barrier out for a constant NULL
+	__atomic_store_n(place, NULL, __ATOMIC_RELEASE);
 }
 
 /* `publication` can't be found by workers any more; `key` dies with it (NULL: none). */
@@ -172,7 +180,7 @@ static int export_key(struct members *members, const struct member_ask *ask,
 	int result;
 
 	wire_context(context, session->aead, direction, session->index, epoch, &session->member->id,
-		     &members->config.relay);
+		     ask->relay);
 	result = ask->export(ask->arg, WIRE_EXPORT_DATA, context, exported, sizeof(exported));
 	if (result)
 		return result;
@@ -195,7 +203,7 @@ static int export_epoch(struct members *members, const struct member_ask *ask,
 	if (result)
 		return result;
 	wire_context(context, session->aead, WIRE_REKEY_SECRET, session->index, epoch,
-		     &session->member->id, &members->config.relay);
+		     &session->member->id, ask->relay);
 	return ask->export(ask->arg, WIRE_EXPORT_REKEY, context, secret, WIRE_REKEY_SECRET_SIZE);
 }
 
@@ -220,6 +228,7 @@ static int session_new(struct members *members, struct member *member, const str
 	session->lanes_up = (uint8_t)least(ask->lanes, members->config.lanes_up);
 	session->lanes_down = (uint8_t)members->config.lanes_down;
 	session->tls = *ask->remote;
+	session->relay = *ask->relay;
 	session->expiry_ms = members->config.expiry_ms;
 	session->joined_ms = now_ms;
 	session->state = session_state_new(session->lanes_up, session->lanes_down);
@@ -276,7 +285,7 @@ static void end_next(struct members *members, struct member *member)
 {
 	struct member_session *session = member->next;
 
-	rcu_assign_pointer(slot_of(members, session)->next, NULL);
+	unpublish(&slot_of(members, session)->next);
 	member->next = NULL;
 	members->joining--;
 	session_free(members, session);
@@ -296,7 +305,7 @@ static void forget_last(struct members *members, struct member_session *session,
 {
 	struct member *member = session->member;
 
-	rcu_assign_pointer(slot_of(members, session)->last, NULL);
+	unpublish(&slot_of(members, session)->last);
 	member->last = NULL;
 	session_free(members, session);
 	settle(members, member, is_present(member), now_ms);
@@ -308,7 +317,7 @@ static void current_to_last(struct members *members, struct member *member, uint
 	struct member_session *session = member->current;
 
 	if (member->last) {
-		rcu_assign_pointer(slot_of(members, session)->last, NULL);
+		unpublish(&slot_of(members, session)->last);
 		session_free(members, member->last);
 	}
 	rcu_assign_pointer(slot_of(members, session)->last, &session->published->session);
@@ -327,7 +336,7 @@ static void end_current(struct members *members, struct member *member, const ch
 	note_left(members, session, reason);
 	route_remove(&members->routes, &member->id);
 	current_to_last(members, member, now_ms);
-	rcu_assign_pointer(slot_of(members, session)->current, NULL);
+	unpublish(&slot_of(members, session)->current);
 	settle(members, member, true, now_ms);
 }
 
@@ -405,7 +414,7 @@ static int promote(struct members *members, struct member_session *session, uint
 		current_to_last(members, member, now_ms);
 	// current before next, so that session_find() sees it in one of them
 	rcu_assign_pointer(slot->current, &publication->session);
-	rcu_assign_pointer(slot->next, NULL);
+	unpublish(&slot->next);
 	session->published = publication;
 	retire(old, NULL);
 	member->current = session;
@@ -612,16 +621,24 @@ static void end_overlap(struct members *members, struct member_session *session,
 	deadline_set(&members->overlapping, session, now_ms + MEMBER_OVERLAP_MS);
 }
 
-/* Whether the peer of the new connection has the session's secret. */
+/* Proves possession of the session's secret to who is on the new connection. */
+static bool prove(const struct member_session *session, const struct member_ask *ask,
+		  const char *prefix, uint8_t mac[32])
+{
+	uint8_t input[WIRE_REKEY_INPUT];
+
+	wire_rekey_input(input, prefix, ask->binding, session->index, session->epoch);
+	return HMAC(EVP_sha256(), session->secret, sizeof(session->secret), input, sizeof(input),
+		    mac, NULL);
+}
+
+/* Whether the peer of the new connection has it. */
 static bool is_possessor(const struct member_session *session, const struct member_ask *ask)
 {
-	uint8_t input[WIRE_REKEY_INPUT], mac[EVP_MAX_MD_SIZE];
-	unsigned int size;
+	uint8_t mac[32];
 
-	wire_rekey_input(input, ask->binding, session->index, session->epoch);
-	return HMAC(EVP_sha256(), session->secret, sizeof(session->secret), input, sizeof(input),
-		    mac, &size) &&
-	       CRYPTO_memcmp(mac, ask->mac, 32) == 0;
+	return prove(session, ask, WIRE_REKEY_ASKS, mac) &&
+	       CRYPTO_memcmp(mac, ask->mac, sizeof(mac)) == 0;
 }
 
 int member_rekey(struct members *members, const struct member_ask *ask, uint64_t now_ms,
@@ -642,6 +659,8 @@ int member_rekey(struct members *members, const struct member_ask *ask, uint64_t
 	if (session->rekeying == MEMBER_OVERLAP || session->epoch != ask->epoch ||
 	    !is_possessor(session, ask))
 		return -EPERM;
+	if (!prove(session, ask, WIRE_REKEY_GRANTS, grant->mac))
+		return -ENOMEM;
 	result = export_epoch(members, ask, session, session->epoch + 1, &rx, &tx, secret);
 	if (result)
 		goto failed;

@@ -54,7 +54,8 @@ struct member_session {
 	struct aead_key *tx_next; // while rekeying
 	uint8_t secret[WIRE_REKEY_SECRET_SIZE];
 	uint8_t secret_next[WIRE_REKEY_SECRET_SIZE];
-	struct endpoint tls; // where the join came from
+	struct wire_id relay; // that the join's TLS connection came to
+	struct endpoint tls;  // where the join came from
 	struct endpoint endpoint;
 	struct session_header header; // length 0: no address known yet
 	struct publication *published;
@@ -81,7 +82,6 @@ struct member_config {
 	unsigned int takeovers_per_minute;
 	uint32_t key_records;
 	int node; // NUMA node for keys, -1: any
-	struct wire_id relay;
 	const struct aead_ops *aead;
 	const struct clusters *clusters; // NULL: none has a number
 
@@ -114,6 +114,7 @@ struct members {
 struct member_ask {
 	const struct identity *identity;
 	const struct endpoint *remote; // of its TLS connection
+	const struct wire_id *relay;   // as whom the relay speaks there
 	enum wire_aead aead;
 	uint8_t lanes;
 	uint16_t mtu;
@@ -138,6 +139,7 @@ struct member_grant {
 	uint8_t lanes_up;
 	uint8_t lanes_down;
 	unsigned int retry_s; // with -EBUSY
+	uint8_t mac[32];      // of a rekey's welcome
 };
 
 /* `secret`: random bytes. Returns 0 or -ENOMEM. */

@@ -34,6 +34,18 @@ static void on_difference(void *arg, const char *setting, const char *from, cons
 			 length ? ", " : "", setting);
 }
 
+/* Another key is not seen in the settings, but makes it another relay for newcomers. */
+static void compare_ids(const struct identity *from, const struct identity *to,
+			struct differences *differences)
+{
+	char before[WIRE_ID_TEXT + 1], after[WIRE_ID_TEXT + 1];
+
+	wire_id_format(before, &from->id);
+	wire_id_format(after, &to->id);
+	if (!wire_id_equal(&from->id, &to->id))
+		on_difference(differences, "relay id", before, after, true);
+}
+
 static void forget(struct candidate *next)
 {
 	tls_fini(&next->tls);
@@ -58,12 +70,11 @@ static int prepare(const struct reload *reload, struct candidate *next,
 	result = tls_init(&next->tls, &next->config, error);
 	if (result)
 		return result;
-	if (!wire_id_equal(&next->tls.relay.id, &reload->tls->relay.id) ||
-	    strcmp(next->tls.relay.federation, reload->tls->relay.federation) != 0) {
+	compare_ids(reload->tls->relay, next->tls.relay, differences);
+	if (strcmp(next->tls.relay->federation, reload->tls->relay->federation) != 0) {
 		result = -ENOTSUP;
 		snprintf(error, CONFIG_ERROR_MAX,
-			 "tls.certificate: %s: is of another key or federation, which makes it "
-			 "another relay; that needs a restart",
+			 "tls.certificate: %s: is of another federation; that needs a restart",
 			 next->config.tls.certificate);
 	}
 	if (!result)

@@ -6,8 +6,23 @@
 #include <openssl/pem.h>
 #include <openssl/x509_vfy.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Where a context keeps its struct identity, so that both go when its last connection does. */
+static int relay_index = -1;
+
+static void free_relay(void *parent, void *relay, CRYPTO_EX_DATA *data, int index, long argl,
+		       void *arg)
+{
+	free(relay);
+}
+
+const struct identity *tls_relay(const SSL *ssl)
+{
+	return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), relay_index);
+}
 
 /* Our own reason for refusing a certificate is kept with the connection. */
 static void refuse(SSL *ssl, const char *why)
@@ -62,7 +77,7 @@ static int check_peer(int ok, X509_STORE_CTX *store)
 	if (!ok || X509_STORE_CTX_get_error_depth(store) != 0)
 		return ok;
 	if (identity_read(&peer, X509_STORE_CTX_get_current_cert(store), IDENTITY_PEER,
-			  tls->relay.federation, &why)) {
+			  tls_relay(ssl)->federation, &why)) {
 		refuse(ssl, why);
 		X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
 		return 0;
@@ -114,7 +129,7 @@ static SSL_TICKET_RETURN open_ticket(SSL *ssl, SSL_SESSION *session, const unsig
 	if (age < 0 || age >= TLS_CHAIN_SECONDS ||
 	    X509_cmp_current_time(X509_get0_notBefore(certificate)) > 0 ||
 	    X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0 ||
-	    identity_read(&peer, certificate, IDENTITY_PEER, tls->relay.federation, &why) ||
+	    identity_read(&peer, certificate, IDENTITY_PEER, tls_relay(ssl)->federation, &why) ||
 	    refusal(tls, &peer))
 		return SSL_TICKET_RETURN_IGNORE_RENEW;
 	return SSL_TICKET_RETURN_USE_RENEW;
@@ -191,15 +206,21 @@ static int check_own(struct tls *tls, const struct config *config, char *error)
 	X509 *certificate = SSL_CTX_get0_certificate(tls->context);
 	X509_STORE_CTX *store = X509_STORE_CTX_new();
 	STACK_OF(X509) *chain = NULL;
+	struct identity *relay = malloc(sizeof(*relay));
 	const char *why = "out of memory";
 	int result = -EINVAL;
 
 	SSL_CTX_get0_chain_certs(tls->context, &chain);
+	if (!relay || !SSL_CTX_set_ex_data(tls->context, relay_index, relay)) {
+		free(relay);
+		goto out;
+	}
+	tls->relay = relay;
 	if (!store ||
 	    !X509_STORE_CTX_init(store, SSL_CTX_get_cert_store(tls->context), certificate, chain))
 		goto out;
 	X509_STORE_CTX_set_default(store, "ssl_server");
-	result = identity_read(&tls->relay, certificate, IDENTITY_RELAY, NULL, &why);
+	result = identity_read(relay, certificate, IDENTITY_RELAY, NULL, &why);
 	if (!result && X509_verify_cert(store) != 1) {
 		result = -EINVAL;
 		why = X509_verify_cert_error_string(X509_STORE_CTX_get_error(store));
@@ -212,8 +233,11 @@ out:
 	return result;
 }
 
-/* Tickets hold only as long as the CA by whose word they were given. */
-static void bind_tickets(SSL_CTX *context)
+/*
+ * Tickets hold only as long as the CA by whose word they were given, and the key of the relay that
+ * gave them: who resumes takes us for that one.
+ */
+static void bind_tickets(SSL_CTX *context, const struct wire_id *relay)
 {
 	STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(SSL_CTX_get_cert_store(context));
 	unsigned char name[SSL_MAX_SID_CTX_LENGTH] = WIRE_ALPN, hash[EVP_MAX_MD_SIZE];
@@ -226,6 +250,8 @@ static void bind_tickets(SSL_CTX *context)
 			for (unsigned int j = 0; j < size; j++)
 				name[j] ^= hash[j];
 	}
+	for (size_t i = 0; i < sizeof(*relay); i++)
+		name[i] ^= relay->bytes[i];
 	SSL_CTX_set_session_id_context(context, name, sizeof(name));
 }
 
@@ -236,6 +262,8 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 
 	memset(tls, 0, sizeof(*tls));
 	tls->context = context;
+	if (relay_index < 0)
+		relay_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_relay);
 	if (!context) {
 		snprintf(error, CONFIG_ERROR_MAX, "TLS: %s", library_reason());
 		return -ENOMEM;
@@ -257,7 +285,7 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 	if (!result)
 		result = check_own(tls, config, error);
 	if (!result)
-		bind_tickets(context);
+		bind_tickets(context, &tls->relay->id);
 	ERR_clear_error();
 	if (result)
 		tls_fini(tls);
@@ -268,6 +296,7 @@ void tls_fini(struct tls *tls)
 {
 	SSL_CTX_free(tls->context);
 	tls->context = NULL;
+	tls->relay = NULL;
 }
 
 void tls_replace(struct tls *tls, struct tls *next)
@@ -302,7 +331,7 @@ int tls_peer(struct tls *tls, SSL *ssl, struct identity *peer, const char **why)
 	*why = "no certificate";
 	if (!certificate)
 		return -EINVAL;
-	if (identity_read(peer, certificate, IDENTITY_PEER, tls->relay.federation, why))
+	if (identity_read(peer, certificate, IDENTITY_PEER, tls_relay(ssl)->federation, why))
 		return -EINVAL;
 	// it may have changed since the handshake began
 	*why = refusal(tls, peer);

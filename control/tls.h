@@ -16,7 +16,7 @@ enum { TLS_CHAIN_SECONDS = 24 * 3600 }; // full authentication at least this oft
 
 struct tls {
 	SSL_CTX *context;
-	struct identity relay; // who we are
+	const struct identity *relay; // who we are; the context's
 	struct tickets *tickets;
 	struct trust *trust; // NULL: the CA alone
 };
@@ -32,13 +32,16 @@ void tls_fini(struct tls *tls);
 void tls_use_tickets(struct tls *tls, struct tickets *tickets);
 
 /*
- * Takes over what `next` has read, which must be of the same relay, and frees the rest of it.
- * Connections that exist go on as they began.
+ * Takes over what `next` has read, which must be of the same federation, and frees the rest of it.
+ * Connections that exist go on as they began: under another id, if the key has changed.
  */
 void tls_replace(struct tls *tls, struct tls *next);
 
 /* A connection on a connected, non-blocking socket, which stays the caller's. NULL: no memory. */
 SSL *tls_accept(struct tls *tls, int fd);
+
+/* As whom the relay speaks on this connection. Any thread. */
+const struct identity *tls_relay(const SSL *ssl);
 
 /*
  * After a handshake: the peer's identity, which it has proved. Returns 0, or -EINVAL with the

@@ -36,7 +36,6 @@ struct dataplane_config {
 	const struct route_table *routes;
 	const struct aead_ops *aead;
 	const char *aead_device; // for cryptodev: PCI address, or name of a vdev; else unused
-	struct wire_id relay;
 };
 
 struct dataplane_worker {

@@ -330,7 +330,6 @@ int worker_init(struct worker *workers, unsigned int number, const struct datapl
 	forward->sessions = config->sessions;
 	forward->routes = config->routes;
 	forward->aead = config->aead;
-	forward->relay = config->relay;
 	forward->number = (uint8_t)number;
 	forward->aead_worker = config->aead->worker_new(config->nodes[number]);
 	return forward->aead_worker ? 0 : -ENOMEM;

@@ -96,6 +96,7 @@ static struct session *make_session(uint32_t slot)
 	if (!session->state)
 		exit(1);
 	session->header.length = 42;
+	memset(&session->relay, 0xff, sizeof(session->relay));
 	wire_put32(session->id.bytes, slot);
 	return session;
 }
@@ -132,7 +133,6 @@ int main(int argc, char **argv)
 	forward.sessions = sessions;
 	forward.routes = &routes;
 	forward.aead = &no_cipher;
-	memset(&forward.relay, 0xff, sizeof(forward.relay));
 	for (int burst = 0; burst < bursts; burst++) {
 		struct forward_input inputs[FORWARD_BURST] = {0};
 

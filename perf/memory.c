@@ -99,6 +99,7 @@ static void make_session(struct memory *memory, uint32_t slot)
 	memset(session, 0, sizeof(*session));
 	session->index = slot;
 	session->tx_budget = UINT32_MAX;
+	memset(&session->relay, 0xff, sizeof(session->relay));
 	session->record_max = MEMORY_MTU - WIRE_IP_OVERHEAD;
 	session->lanes_up = 1;
 	session->lanes_down = (uint8_t)memory->config.workers;
@@ -193,7 +194,6 @@ static void make_workers(struct memory *memory)
 	config->sessions = memory->sessions;
 	config->routes = &memory->routes;
 	config->aead = memory->aead;
-	memset(&config->relay, 0xff, sizeof(config->relay));
 	memory->workers = aligned_alloc(64, config->workers * sizeof(*memory->workers));
 	if (!memory->workers)
 		memory_fail("out of memory");

@@ -251,7 +251,7 @@ static void make(struct forward *forward, const struct session *to, uint8_t clas
 	uint8_t message[WIRE_MESSAGE_HEADER];
 	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 
-	wire_message_put(message, 0, kind, WIRE_HOP_LIMIT, 0, tag, &forward->relay);
+	wire_message_put(message, 0, kind, WIRE_HOP_LIMIT, 0, tag, &to->relay);
 	forward->counters.messages_made++;
 	if (!to->header.length)
 		forward->counters.messages_dropped[DROP_MESSAGE_SESSION_GONE]++;
@@ -420,7 +420,7 @@ deliver_elsewhere(struct forward *forward, struct forward_message *message, uint
 {
 	const struct session_slot *slot;
 
-	if (wire_id_equal(destination(message), &forward->relay)) {
+	if (wire_id_equal(destination(message), &message->in->session->relay)) {
 		consume(forward, message, now_ms);
 		return;
 	}
@@ -785,7 +785,7 @@ static enum drop_message command(struct forward *forward, const struct forward_c
 		return DROP_MESSAGE_KEY_EXHAUSTED;
 	forward->spare_count--;
 	wire_message_put(message, command->payload_length, WIRE_KIND_CONTROL, WIRE_HOP_LIMIT, 0,
-			 command->tag, &forward->relay);
+			 command->tag, &to->relay);
 	memcpy(message + WIRE_MESSAGE_HEADER, command->payload, command->payload_length);
 	append(forward, number, message, size);
 	return DROP_MESSAGE_COUNT;

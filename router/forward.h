@@ -151,8 +151,7 @@ struct forward {
 	const struct route_table *routes;
 	const struct aead_ops *aead;
 	void *aead_worker;
-	struct wire_id relay; // own id
-	uint8_t number;       // of the worker, which is also its lane down
+	uint8_t number; // of the worker, which is also its lane down
 
 	struct counters counters;
 	struct suspects suspects;

@@ -100,6 +100,7 @@ struct session {
 	struct endpoint endpoint __attribute__((aligned(64)));
 	struct wire_id id;
 	struct session_header header;
+	struct wire_id relay; // as the peer knows it
 
 	struct rcu_head rcu; // control
 } __attribute__((aligned(64)));

@@ -52,12 +52,13 @@ void wire_context(uint8_t context[WIRE_CONTEXT_SIZE], enum wire_aead aead,
 	memcpy(context + 28, relay, WIRE_ID_SIZE);
 }
 
-void wire_rekey_input(uint8_t input[WIRE_REKEY_INPUT], const uint8_t binding[32], uint32_t index,
-		      uint32_t epoch)
+void wire_rekey_input(uint8_t input[WIRE_REKEY_INPUT], const char *prefix,
+		      const uint8_t binding[32], uint32_t index, uint32_t epoch)
 {
-	enum { PREFIX = sizeof(WIRE_REKEY_PREFIX) - 1 };
+	enum { PREFIX = sizeof(WIRE_REKEY_ASKS) - 1 };
 
-	memcpy(input, WIRE_REKEY_PREFIX, PREFIX);
+	_Static_assert(sizeof(WIRE_REKEY_GRANTS) == sizeof(WIRE_REKEY_ASKS), "same length");
+	memcpy(input, prefix, PREFIX);
 	memcpy(input + PREFIX, binding, 32);
 	wire_put32(input + PREFIX + 32, index);
 	wire_put32(input + PREFIX + 36, epoch);

@@ -55,7 +55,8 @@ enum {
 #define WIRE_EXPORT_DATA    "EXPORTER-viaduct-data"
 #define WIRE_EXPORT_REKEY   "EXPORTER-viaduct-rekey"
 #define WIRE_EXPORT_BINDING "EXPORTER-Channel-Binding"
-#define WIRE_REKEY_PREFIX   "viaduct rekey"
+#define WIRE_REKEY_ASKS     "viaduct rekey"
+#define WIRE_REKEY_GRANTS   "viaduct grant"
 #define WIRE_SERVICE_PREFIX "viaduct service " // what an id is the hash of, before the name
 #define WIRE_TOPIC_PREFIX   "viaduct topic "
 
@@ -294,10 +295,13 @@ void wire_context(uint8_t context[WIRE_CONTEXT_SIZE], enum wire_aead aead,
 		  enum wire_direction direction, uint32_t index, uint32_t epoch,
 		  const struct wire_id *peer, const struct wire_id *relay);
 
-/* Writes what the MAC of a rekey's hello covers, section 7; returns its size. */
-enum { WIRE_REKEY_INPUT = sizeof(WIRE_REKEY_PREFIX) - 1 + 32 + 4 + 4 };
-void wire_rekey_input(uint8_t input[WIRE_REKEY_INPUT], const uint8_t binding[32], uint32_t index,
-		      uint32_t epoch);
+/*
+ * Writes what the MAC of a rekey's hello (`prefix` WIRE_REKEY_ASKS) or welcome (WIRE_REKEY_GRANTS)
+ * covers, section 7. `epoch` is the current one.
+ */
+enum { WIRE_REKEY_INPUT = sizeof(WIRE_REKEY_ASKS) - 1 + 32 + 4 + 4 };
+void wire_rekey_input(uint8_t input[WIRE_REKEY_INPUT], const char *prefix,
+		      const uint8_t binding[32], uint32_t index, uint32_t epoch);
 
 /* "aes-256-gcm" or "chacha20-poly1305"; 0 for any other text. */
 enum wire_aead wire_aead_parse(const char *text);

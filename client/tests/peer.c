@@ -608,6 +608,20 @@ static void rekey_follows_the_records(void **state)
 	assert_int_equal(seen.failed, 0);
 }
 
+static void rekey_only_by_who_has_the_session(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub->patch =
+		"{\"mac\":\"0000000000000000000000000000000000000000000000000000000000000000\"}";
+	assert_int_equal(viaduct_rekey(peer), 0);
+	run_until(seen.warnings);
+	assert_int_equal(seen.error, VIADUCT_E_PROTOCOL);
+	assert_int_equal(seen.rekeyed, 0);
+	stub->patch = NULL;
+}
+
 static void rekey_when_told(void **state)
 {
 	struct seen seen;
@@ -1041,6 +1055,7 @@ int main(void)
 		client_test(control_is_open_to_new_questions),
 		client_test(rekey_loses_nothing),
 		client_test(rekey_follows_the_records),
+		client_test(rekey_only_by_who_has_the_session),
 		client_test(rekey_when_told),
 		client_test(roaming_loses_nothing),
 		client_test(replaced_peers_stay_away),

@@ -118,20 +118,20 @@ static void answer(struct stub_connection *connection, const char *line)
 
 static void welcome(struct stub *stub, struct stub_connection *connection,
 		    const struct stub_session *session, int lanes, int mtu, const char *cipher,
-		    uint32_t epoch)
+		    uint32_t epoch, const char *mac)
 {
 	char id[27], relay[27], *line;
 	json_t *root, *patch;
 
 	wire_id_format(id, &session->id);
 	wire_id_format(relay, &stub->id);
-	root = json_pack("{si ss ss ss sI si ss s{ss si} s{si si} si si si si si sI s[]}",
+	root = json_pack("{si ss ss ss sI si ss s{ss si} s{si si} si si si si si sI s[] ss*}",
 			 "viaduct", 1, "id", id, "name", session->name, "relay", relay, "index",
 			 (json_int_t)session->index, "epoch", (int)epoch, "cipher", cipher, "data",
 			 "address", "127.0.0.1", "port", ntohs(stub->data.sin_port), "lanes", "up",
 			 lanes, "down", (int)stub->lanes_down, "mtu", mtu, "max_payload", mtu - 120,
 			 "keepalive", (int)stub->keepalive, "expiry", (int)stub->expiry, "rekey",
-			 3600, "key_records", (json_int_t)stub->key_records, "relays");
+			 3600, "key_records", (json_int_t)stub->key_records, "relays", "mac", mac);
 	if (stub->patch) {
 		patch = json_loads(stub->patch, 0, NULL);
 		json_object_update(root, patch);
@@ -143,14 +143,20 @@ static void welcome(struct stub *stub, struct stub_connection *connection,
 	json_decref(root);
 }
 
-static bool mac_right(struct stub_session *session, SSL *ssl, const char *hex)
+static void make_mac(struct stub_session *session, SSL *ssl, const char *prefix, char hex[65])
 {
 	uint8_t mac[32];
+
+	keys_rekey_mac(session->receiver.current, ssl, prefix, session->index, mac);
+	for (int i = 0; i < 32; i++)
+		sprintf(hex + 2 * i, "%02x", mac[i]);
+}
+
+static bool mac_right(struct stub_session *session, SSL *ssl, const char *hex)
+{
 	char right[65];
 
-	keys_rekey_mac(session->receiver.current, ssl, session->index, mac);
-	for (int i = 0; i < 32; i++)
-		sprintf(right + 2 * i, "%02x", mac[i]);
+	make_mac(session, ssl, WIRE_REKEY_ASKS, right);
 	return !strcmp(right, hex);
 }
 
@@ -161,6 +167,7 @@ static void rekey(struct stub *stub, struct stub_connection *connection,
 	const char *mac = json_string_value(json_object_get(asked, "mac"));
 	json_int_t index = json_integer_value(json_object_get(asked, "index"));
 	json_int_t epoch = json_integer_value(json_object_get(asked, "epoch"));
+	char grant[65];
 	struct keys *keys;
 
 	if (!session || !mac || index != session->index ||
@@ -170,6 +177,7 @@ static void rekey(struct stub *stub, struct stub_connection *connection,
 		answer(connection, "{\"error\":\"rekey\",\"detail\":\"no\"}");
 		return;
 	}
+	make_mac(session, connection->ssl, WIRE_REKEY_GRANTS, grant);
 	binding->index = session->index;
 	binding->epoch = session->receiver.current->epoch + 1;
 	if (keys_export(&keys, connection->ssl, binding, WIRE_DOWN))
@@ -179,7 +187,7 @@ static void rekey(struct stub *stub, struct stub_connection *connection,
 	session->receiver.current = keys;
 	stub->rekeys++;
 	welcome(stub, connection, session, lanes, mtu, wire_aead_name(binding->aead),
-		binding->epoch);
+		binding->epoch, grant);
 }
 
 static void join(struct stub *stub, struct stub_connection *connection,
@@ -205,7 +213,7 @@ static void join(struct stub *stub, struct stub_connection *connection,
 	if (keys_export(&session->receiver.current, connection->ssl, binding, WIRE_DOWN))
 		abort();
 	session->sends = session->receiver.current;
-	welcome(stub, connection, session, lanes, mtu, wire_aead_name(binding->aead), 0);
+	welcome(stub, connection, session, lanes, mtu, wire_aead_name(binding->aead), 0, NULL);
 }
 
 static void hello(struct stub *stub, struct stub_connection *connection)

@@ -155,12 +155,12 @@ class Epoch:
         self.rekey_secret = export(EXPORT_REKEY, 32, context(REKEY_SECRET))
 
 
-def rekey_input(binding, index, epoch):
-    return b"viaduct rekey" + binding + struct.pack(">II", index, epoch)
+def rekey_input(binding, index, epoch, prefix=b"viaduct rekey"):
+    return prefix + binding + struct.pack(">II", index, epoch)
 
 
-def rekey_mac(secret, binding, index, epoch):
-    return hmac.digest(secret, rekey_input(binding, index, epoch), "sha256")
+def rekey_mac(secret, binding, index, epoch, prefix=b"viaduct rekey"):
+    return hmac.digest(secret, rekey_input(binding, index, epoch, prefix), "sha256")
 
 
 # Section 4: records
@@ -448,19 +448,23 @@ class Peer:
         """Section 7, in the caller's thread: takes a round trip or three."""
         connection = Connection(self.identity, self.trust, self.control_address, self.source,
                                 self.ticket)
-        mac = rekey_mac(self.epoch.rekey_secret, connection.export(EXPORT_BINDING, 32),
-                        self.index, self.epoch.number)
+        proof = (self.epoch.rekey_secret, connection.export(EXPORT_BINDING, 32), self.index,
+                 self.epoch.number)
+        mac = rekey_mac(*proof)
         welcome = self.ask_rekey(connection, self.index, self.epoch.number, mac)
         if "error" in welcome:
             self.ticket = connection.close()
             raise Refused(welcome)
-        if welcome["index"] != self.index or welcome["epoch"] != self.epoch.number + 1:
+        relay = connection.relay()  # may have another key by now, but must have the session
+        if (welcome["index"] != self.index or welcome["epoch"] != self.epoch.number + 1
+                or id_parse(welcome["relay"]) != relay
+                or bytes.fromhex(welcome["mac"]) != rekey_mac(*proof, b"viaduct grant")):
             raise Malformed(f"welcome {welcome}")
         self.resumed = connection.resumed
         self.old = self.epoch
         self.old_until = None
         self.epoch = Epoch(welcome["epoch"], self.welcome["cipher"], connection.export,
-                           self.index, self.identity.id, connection.relay())
+                           self.index, self.identity.id, relay)
         self.used = [0] * self.lanes
         self.welcome = welcome
         self.ticket = connection.close()

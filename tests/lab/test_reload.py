@@ -7,23 +7,27 @@ import subprocess
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from conftest import Neighbours
 from netns import RELAY_INTERFACE
-from peer import Connection, Peer
+from peer import PING, Connection, Peer
 from relay import CONTROL_V4, VIADUCT, Relay, eventually, yaml_text
 
 RELOADS = 20
 
 
 @pytest.fixture
-def own(lab, house, federation, tmp_path):
-    """A relay of the test's own, with copies of its certificate and key, to be changed."""
+def own(request, lab, house, federation, tmp_path):
+    """A relay of the test's own, with copies of its certificate and key, to be changed.
+
+    A parameter is what its section `session` says."""
     house.stop()
     for name, path in ("cert", federation.relay.certificate), ("key", federation.relay.key):
         (tmp_path / name).write_bytes(open(path, "rb").read())
-    relay = Relay(lab, federation, tmp_path, tls={"certificate": "cert", "key": "key"})
+    relay = Relay(lab, federation, tmp_path, tls={"certificate": "cert", "key": "key"},
+                  session=getattr(request, "param", {}))
     relay.start()
     try:
         yield relay
@@ -34,12 +38,26 @@ def own(lab, house, federation, tmp_path):
         relay.kill()
 
 
+class Rekeying(Neighbours):
+    """Neighbours who rekey when they are told to."""
+
+    def __init__(self, *pair, **options):
+        super().__init__(*pair, **options)
+        self.due = []
+
+    def _exchange(self, pause):
+        super()._exchange(pause)
+        while self.due:
+            self.due[0].rekey()
+            self.due.pop(0)
+
+
 @pytest.fixture
 def peers(own, federation):
     """Two who talk all the time, as fast as they can."""
     pair = [Peer(federation.peer(name, "reload"), federation.trust, CONTROL_V4).connect()
             for name in ("alice", "bob")]
-    thread = Neighbours(*pair, pause=0.001)
+    thread = Rekeying(*pair, pause=0.001)
     thread.start()
     yield thread
     thread.finish()
@@ -54,21 +72,30 @@ def configure(relay, **sections):
         file.write(yaml_text(relay.config))
 
 
-def renew(relay, federation, serial):
-    """Another certificate for the same key."""
-    with open(federation.relay.key, "rb") as file:
+def replace(relay, name, data):
+    path = os.path.join(relay.directory, name)
+    with open(path + ".new", "wb") as file:
+        file.write(data)
+    os.rename(path + ".new", path)
+
+
+def renew(relay, federation, serial, another_key=False):
+    """Another certificate, for the same key or another one."""
+    with open(os.path.join(relay.directory, "key"), "rb") as file:
         key = serialization.load_pem_private_key(file.read(), None)
+    if another_key:
+        key = ec.generate_private_key(ec.SECP256R1())
+        replace(relay, "key", key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption()))
     old = federation.relay.x509
     builder = federation._builder(old.subject, key.public_key(), 0)
     builder._serial_number = serial
     for extension in old.extensions:
         if extension.oid != x509.AuthorityKeyIdentifier.oid:
             builder = builder.add_extension(extension.value, extension.critical)
-    path = os.path.join(relay.directory, "cert")
-    with open(path + ".new", "wb") as file:
-        file.write(builder.sign(federation.key, hashes.SHA256()).public_bytes(
-            serialization.Encoding.PEM))
-    os.rename(path + ".new", path)
+    replace(relay, "cert", builder.sign(federation.key, hashes.SHA256()).public_bytes(
+        serialization.Encoding.PEM))
 
 
 def served(federation):
@@ -84,11 +111,20 @@ def viaduct(relay, *arguments):
                           capture_output=True, text=True, timeout=10)
 
 
+def policy(number):
+    """Rules that say something else each time, and that let the neighbours talk."""
+    return [{"from": "reload", "to": [f"other{number % 3}"]},
+            {"from": f"other{number}", "to": ["reload"] if number % 2 else []}]
+
+
 def test_nothing_is_lost(own, federation, peers):
+    """A new certificate, a new policy and new limits, and now and then a new key."""
     for number in range(1, RELOADS + 1):
-        renew(own, federation, number)
-        configure(own, limits={"handshakes": 100 + number}, session={"keepalive": 1 + number},
-                  log={"level": ("debug", "info")[number % 2]})
+        renew(own, federation, number, another_key=number % 8 == 0)
+        configure(own, limits={"handshakes": 100 + number, "hello_size": 4096 - number,
+                               "source_handshakes": 300 - number, "tls_timeout": 1 + number % 5},
+                  session={"keepalive": 1 + number, "expiry": 30 + number},
+                  policy={"rules": policy(number)}, log={"level": ("debug", "info")[number % 2]})
         begin = own.log_size()
         if number % 2:
             own.process.send_signal(signal.SIGHUP)
@@ -101,11 +137,13 @@ def test_nothing_is_lost(own, federation, peers):
         assert served(federation) == number
         sent = peers.sent
         eventually(lambda: peers.sent > sent + 20)
+        if number == RELOADS // 2:
+            rekey(peers, [0, 1])
     newcomer = Peer(federation.peer("carol", "reload"), federation.trust, CONTROL_V4).connect()
     assert newcomer.welcome["keepalive"] == 1 + RELOADS
     newcomer.leave()
-    # who was there keeps what it was told
-    assert peers.pair[0].welcome["keepalive"] == 10
+    # who was there keeps what it was told when it joined or rekeyed
+    assert peers.pair[0].welcome["keepalive"] == 1 + RELOADS // 2
 
 
 def test_dry_run(own, federation, peers):
@@ -132,10 +170,92 @@ def test_what_needs_a_restart(own, federation, peers):
     configure(own, data={"port": 7740, "interface": RELAY_INTERFACE})
     changes = own.admin({"cmd": "reload", "dry_run": True})["changes"]
     assert [change["setting"] for change in changes] == ["session.keepalive"]
-    other = federation.issue("other-relay", uris=["spiffe://lab/relay/two"],
+    other = federation.__class__(own.directory + "/elsewhere", domain="elsewhere")
+    configure(own, tls={"certificate": other.relay.certificate, "key": other.relay.key,
+                        "ca": other.trust})
+    unchanged(own, "is of another federation; that needs a restart")
+
+
+def rekey(peers, which):
+    """Lets these of the neighbours rekey, in their own thread."""
+    peers.due.extend(peers.pair[i] for i in which)
+    eventually(lambda: not peers.due, 5)
+
+
+def test_another_key(own, federation, peers):
+    """New peers see another relay; old ones go on, and get its new id in their keys by a rekey."""
+    alice, bob = peers.pair
+    carol = Peer(federation.peer("carol", "reload"), federation.trust, CONTROL_V4).connect()
+    dave = Peer(federation.peer("dave", "reload"), federation.trust, CONTROL_V4).join()
+    begun = Connection(federation.peer("erin", "reload"), federation.trust, CONTROL_V4)
+    other = federation.issue("other-relay", uris=["spiffe://lab/relay/one"],
                              usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
     configure(own, tls={"certificate": other.certificate, "key": other.key})
-    unchanged(own, "needs a restart")
+    changes = own.admin({"cmd": "reload", "dry_run": True})["changes"]
+    assert {"setting": "relay id", "from": federation.relay.text, "to": other.text,
+            "live": True} in changes
+    assert viaduct(own, "reload").returncode == 0
+    assert own.admin("status")["id"] == other.text
+
+    # who has shaken hands with the old one, is welcomed by that, and stays with it
+    assert begun.ask({"viaduct": 1, "ciphers": ["aes-256-gcm"]})["relay"] == federation.relay.text
+    begun.close()
+    assert carol.control({"op": "resolve", "name": alice.identity.name})["ok"]
+    tag = carol.send(carol.relay, kind=PING)
+    assert carol.wait_tag(tag).address == carol.relay == federation.relay.id
+    tag = carol.send(bytes(16))
+    assert carol.wait_tag(tag).address == carol.relay
+    dave.reach()
+    assert dave.control({"op": "leave"})["ok"]
+
+    # a rekey takes the new key in, by a full handshake, and changes nothing else
+    rekey(peers, [0])
+    assert not alice.resumed and alice.epoch.number == 1
+    assert alice.welcome["relay"] == other.text
+    sent = peers.sent
+    eventually(lambda: peers.sent > sent + 20)
+    carol.rekey()
+    assert carol.control({"op": "relays"})["ok"]
+    tag = carol.send(carol.relay, kind=PING)
+    assert carol.wait_tag(tag).address == federation.relay.id
+
+    # and who returns sees the new one only
+    carol.connect()
+    assert carol.relay == other.id and carol.welcome["relay"] == other.text
+    tag = carol.send(carol.relay, kind=PING)
+    assert carol.wait_tag(tag).address == other.id
+    tag = carol.send(federation.relay.id)
+    assert carol.wait_tag(tag).reason == "no_route"
+    carol.leave()
+    carol.connect()
+    assert carol.resumed
+    carol.leave()
+    rekey(peers, [1])
+    assert bob.epoch.number == 1
+
+
+@pytest.mark.parametrize("own", [{"rekey": 1}], indirect=True)
+def test_libviaduct_and_another_key(own, federation, peers):
+    """The library's peers rekey with the relay's new key, and lose nothing."""
+    listener = federation.peer("listener", "reload")
+    with subprocess.Popen(
+            [VIADUCT, "listen", "--relay", "%s:%d" % CONTROL_V4, "--ca", federation.trust,
+             "--cert", listener.certificate, "--key", listener.key, "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            def epoch():
+                return own.peers().get(listener.text, {"epoch": -1})["epoch"]
+            eventually(lambda: epoch() >= 0)
+            other = federation.issue("other-relay", uris=["spiffe://lab/relay/one"],
+                                     usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
+            configure(own, tls={"certificate": other.certificate, "key": other.key})
+            before = epoch()
+            assert own.admin("reload")["ok"]
+            eventually(lambda: epoch() > before + 1, 15)
+            assert own.admin("status")["handshakes"]["refused"] == 0
+        finally:
+            process.terminate()
+        assert "no rekey" not in process.stdout.read()
 
 
 def test_bad_files_change_nothing(own, federation, peers, tmp_path):

@@ -53,10 +53,12 @@ def test_context(name):
                                v["relay"]) == v["context"]
 
 
-def test_rekey_mac():
-    v = fields("rekey")
-    assert peer.rekey_input(v["binding"], v["index"], v["epoch"]) == v["input"]
-    assert peer.rekey_mac(v["secret"], v["binding"], v["index"], v["epoch"]) == v["mac"]
+@pytest.mark.parametrize("name,prefix", [("rekey", b"viaduct rekey"),
+                                         ("rekey_grant", b"viaduct grant")])
+def test_rekey_mac(name, prefix):
+    v = fields(name)
+    assert peer.rekey_input(v["binding"], v["index"], v["epoch"], prefix) == v["input"]
+    assert peer.rekey_mac(v["secret"], v["binding"], v["index"], v["epoch"], prefix) == v["mac"]
 
 
 @pytest.mark.parametrize("name", names("message_"))

@@ -40,10 +40,10 @@ def context(aead, direction, index, epoch):
             "peer": PEER.hex(), "relay": RELAY.hex(), "context": data.hex()}
 
 
-def rekey(index, epoch):
+def rekey(index, epoch, prefix=b"viaduct rekey"):
     secret = hashlib.sha256(b"viaduct test rekey secret").digest()
     binding = hashlib.sha256(b"viaduct test binding").digest()
-    covered = b"viaduct rekey" + binding + number(index, 4) + number(epoch, 4)
+    covered = prefix + binding + number(index, 4) + number(epoch, 4)
     return {"secret": secret.hex(), "binding": binding.hex(), "index": index, "epoch": epoch,
             "input": covered.hex(), "mac": hmac.digest(secret, covered, "sha256").hex()}
 
@@ -84,6 +84,7 @@ def make():
         "context_down": context(29, 1, index, 0x01020304),
         "context_rekey": context(2, 2, index, 1),
         "rekey": rekey(index, 1),
+        "rekey_grant": rekey(index, 1, b"viaduct grant"),
         "message_send": send,
         "message_ping": ping,
         "message_via": via,

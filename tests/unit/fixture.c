@@ -193,7 +193,6 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 		worker->forward.routes = &fixture->routes;
 		worker->forward.aead = aead;
 		worker->forward.aead_worker = aead->worker_new(-1);
-		worker->forward.relay = fixture->relay;
 		worker->forward.number = (uint8_t)i;
 	}
 	return fixture;
@@ -306,6 +305,7 @@ static struct peer *peer_add(struct fixture *fixture, const struct wire_id *id, 
 	session->header.length = FIXTURE_FRAME;
 	memset(session->header.bytes, (int)index, FIXTURE_FRAME);
 	session->id = *id;
+	session->relay = fixture->relay;
 	return peer;
 }
 

@@ -241,6 +241,7 @@ static struct session *session_new(struct lanes *lanes, uint32_t slot)
 	assert_non_null(session->state);
 	session->header.length = 42;
 	session->id.bytes[0] = (uint8_t)slot;
+	session->relay.bytes[0] = 0xff;
 	lanes->sessions->slot[slot].current = session;
 	assert_int_equal(route_set(&lanes->routes, &session->id, slot), 0);
 	return session;
@@ -280,7 +281,6 @@ static void lanes_init(struct lanes *lanes)
 		worker->forward.sessions = lanes->sessions;
 		worker->forward.routes = &lanes->routes;
 		worker->forward.aead = &toy_aead;
-		worker->forward.relay.bytes[0] = 0xff;
 		worker->forward.number = (uint8_t)i;
 		queue_init(&worker->port);
 		queue_init(&worker->handover);

@@ -318,6 +318,26 @@ static void test_full(void **state)
 	assert_int_equal(society_join(society, 100, &grant), 0);
 }
 
+static void test_rekey_by_another_relay_id(void **state)
+{
+	struct society *society = *state;
+	struct member_session *session = society_settle(society, 1);
+	uint32_t index = session->index;
+	const struct wire_id before = society->relay;
+	uint8_t first[32];
+	struct member_grant grant;
+
+	assert_int_equal(society_rekey(society, 1, index, 0, secret_of(session), &grant), 0);
+	memcpy(first, grant.mac, sizeof(first));
+	society->relay.bytes[0]++;
+	assert_int_equal(society_rekey(society, 1, index, 0, secret_of(session), &grant), 0);
+	// the proof is about the old epoch and the connection, the address is the session's
+	assert_memory_equal(grant.mac, first, sizeof(first));
+	assert_true(wire_id_equal(&society_find(society, index)->relay, &before));
+	assert_int_equal(society_join(society, 1, &grant), 0);
+	assert_true(wire_id_equal(&society_find(society, grant.index)->relay, &society->relay));
+}
+
 static void test_rekey(void **state)
 {
 	struct society *society = *state;
@@ -624,6 +644,7 @@ int main(void)
 		TEST(takeovers_are_limited),
 		TEST(full),
 		TEST(rekey),
+		TEST(rekey_by_another_relay_id),
 		TEST(rekey_whose_welcome_got_lost),
 		TEST(rekey_refused),
 		TEST(rekey_reminder),

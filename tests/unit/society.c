@@ -66,7 +66,6 @@ int society_begin(void **state)
 		.expiry_ms = 30000,
 		.takeovers_per_minute = 6,
 		.key_records = 1000,
-		.relay = {{0xff}},
 		.aead = &aead,
 		.send = note,
 		.arg = society,
@@ -75,6 +74,7 @@ int society_begin(void **state)
 	rcu_register_thread();
 	log_level_set(LOG_WARNING);
 	society->now_ms = 1000000;
+	society->relay.bytes[0] = 0xff;
 	*state = society;
 	return members_init(&society->members, &config, secret);
 }
@@ -129,6 +129,7 @@ static struct member_ask ask(struct society *society, const struct identity *ide
 	struct member_ask out = {
 		.identity = identity,
 		.remote = remote,
+		.relay = &society->relay,
 		.aead = WIRE_AES_256_GCM,
 		.lanes = 2,
 		.mtu = 1400,
@@ -198,7 +199,7 @@ int society_rekey(struct society *society, uint8_t number, uint32_t index, uint3
 	struct member_ask asked = ask(society, &identity, &remote);
 	uint8_t input[WIRE_REKEY_INPUT], mac[32];
 
-	wire_rekey_input(input, binding, index, epoch);
+	wire_rekey_input(input, WIRE_REKEY_ASKS, binding, index, epoch);
 	HMAC(EVP_sha256(), secret, WIRE_REKEY_SECRET_SIZE, input, sizeof(input), mac, NULL);
 	asked.index = index;
 	asked.epoch = epoch;

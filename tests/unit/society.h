@@ -20,6 +20,7 @@ struct society {
 	struct members members;
 	uint64_t now_ms;
 	int exporter_error;
+	struct wire_id relay;
 	unsigned int said_count;
 	struct forward_command said[SOCIETY_SAID]; // payloads are NUL-terminated
 };

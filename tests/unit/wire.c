@@ -79,12 +79,19 @@ static void test_vector_contexts(void **state)
 
 static void test_vector_rekey(void **state)
 {
+	static const char *const names[] = {"rekey", "rekey_grant"};
+	static const char *const prefixes[] = {WIRE_REKEY_ASKS, WIRE_REKEY_GRANTS};
 	uint8_t expected[WIRE_REKEY_INPUT], input[WIRE_REKEY_INPUT], binding[32];
 
-	assert_int_equal(hex("rekey", "binding", binding, sizeof(binding)), sizeof(binding));
-	assert_int_equal(hex("rekey", "input", expected, sizeof(expected)), sizeof(expected));
-	wire_rekey_input(input, binding, number("rekey", "index"), number("rekey", "epoch"));
-	assert_memory_equal(input, expected, sizeof(input));
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(hex(names[i], "binding", binding, sizeof(binding)),
+				 sizeof(binding));
+		assert_int_equal(hex(names[i], "input", expected, sizeof(expected)),
+				 sizeof(expected));
+		wire_rekey_input(input, prefixes[i], binding, number(names[i], "index"),
+				 number(names[i], "epoch"));
+		assert_memory_equal(input, expected, sizeof(input));
+	}
 }
 
 static void test_vector_records(void **state)
