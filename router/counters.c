@@ -49,6 +49,40 @@ bool counters_balance(const struct counters *counters)
 		       messages;
 }
 
+bool counters_balance_classes(const struct counters *counters)
+{
+	const struct counters_classes *classes = &counters->classes;
+	uint64_t opened = 0, delivered = 0, all = 0;
+
+	for (int class = 0; class < WIRE_CLASSES; class ++) {
+		uint64_t in = classes->messages_opened[class] + classes->messages_made[class] +
+			      classes->messages_copies[class];
+		uint64_t out =
+			classes->messages_delivered[class] + classes->messages_consumed[class];
+
+		for (int i = 0; i < DROP_MESSAGE_COUNT; i++)
+			out += classes->messages_dropped[class][i];
+		if (in != out)
+			return false;
+		all += in;
+		opened += classes->records_opened[class];
+		delivered += classes->messages_delivered[class];
+	}
+	for (int i = 0; i < DROP_RECORD_COUNT; i++) {
+		uint64_t dropped = 0;
+
+		if (DROP_RECORD_CLASSLESS >> i & 1)
+			continue;
+		for (int class = 0; class < WIRE_CLASSES; class ++)
+			dropped += classes->records_dropped[class][i];
+		if (dropped != counters->records_dropped[i])
+			return false;
+	}
+	return opened == counters->records_opened && delivered == counters->messages_delivered &&
+	       all == counters->messages_opened + counters->messages_made +
+			       counters->messages_copies;
+}
+
 const char *drop_record_name(enum drop_record reason)
 {
 	static const char *const names[DROP_RECORD_COUNT] = {

@@ -5,12 +5,16 @@
  * Two ledgers, exact in every published copy:
  *   records:  received = opened + every record reason
  *   messages: opened + made + copies = delivered + consumed + every message reason
+ * and so for each class. Records of no known class (truncated, version, reserved) are in the sum
+ * only.
  */
 #ifndef VIADUCT_COUNTERS_H
 #define VIADUCT_COUNTERS_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "wire.h"
 
 /* Why a record was not opened. */
 #define DROP_RECORDS(X)                                                                            \
@@ -48,6 +52,9 @@ enum drop_record {
 	DROP_RECORDS(X)
 #undef X
 		DROP_RECORD_COUNT,
+	// bits of the reasons for which there is no class to count
+	DROP_RECORD_CLASSLESS =
+		1 << DROP_RECORD_TRUNCATED | 1 << DROP_RECORD_VERSION | 1 << DROP_RECORD_RESERVED,
 };
 
 enum drop_message {
@@ -55,6 +62,21 @@ enum drop_message {
 	DROP_MESSAGES(X)
 #undef X
 		DROP_MESSAGE_COUNT,
+};
+
+/*
+ * What of the sums below was of which class, which is the sender's claim where nothing was opened.
+ * An array each, since those that count every message must be cheap to index.
+ */
+struct counters_classes {
+	uint64_t records_opened[WIRE_CLASSES];
+	uint64_t messages_opened[WIRE_CLASSES];
+	uint64_t messages_made[WIRE_CLASSES];
+	uint64_t messages_copies[WIRE_CLASSES];
+	uint64_t messages_delivered[WIRE_CLASSES];
+	uint64_t messages_consumed[WIRE_CLASSES];
+	uint64_t records_dropped[WIRE_CLASSES][DROP_RECORD_COUNT];
+	uint64_t messages_dropped[WIRE_CLASSES][DROP_MESSAGE_COUNT];
 };
 
 /* Counted by one worker; others read published copies. Plain sums, so that readers add them up. */
@@ -71,7 +93,60 @@ struct counters {
 	uint64_t records_sent;
 	uint64_t handed_over; // to other workers, which count them as received
 	uint64_t foreign;     // packets that were no datagrams for the data port
+	struct counters_classes classes;
 };
+
+/* Of what both the sum and the class tell; worker. */
+static inline void counters_made(struct counters *counters, uint8_t class)
+{
+	counters->messages_made++;
+	counters->classes.messages_made[class]++;
+}
+
+static inline void counters_copied(struct counters *counters, uint8_t class, uint32_t messages)
+{
+	counters->messages_copies += messages;
+	counters->classes.messages_copies[class] += messages;
+}
+
+static inline void counters_delivered(struct counters *counters, uint8_t class, uint32_t messages)
+{
+	counters->messages_delivered += messages;
+	counters->classes.messages_delivered[class] += messages;
+}
+
+static inline void counters_consumed(struct counters *counters, uint8_t class)
+{
+	counters->messages_consumed++;
+	counters->classes.messages_consumed[class]++;
+}
+
+static inline void counters_dropped(struct counters *counters, uint8_t class,
+				    enum drop_message reason, uint32_t messages)
+{
+	counters->messages_dropped[reason] += messages;
+	counters->classes.messages_dropped[class][reason] += messages;
+}
+
+static inline void counters_opened(struct counters *counters, uint8_t class, uint32_t messages)
+{
+	counters->records_received++;
+	counters->records_opened++;
+	counters->messages_opened += messages;
+	counters->classes.records_opened[class]++;
+	counters->classes.messages_opened[class] += messages;
+}
+
+/* A record that wasn't opened, or wasn't well-formed. `header`: its first WIRE_RECORD_HEADER bytes.
+ */
+static inline void counters_refused(struct counters *counters, enum drop_record reason,
+				    const uint8_t *header)
+{
+	counters->records_received++;
+	counters->records_dropped[reason]++;
+	if (!(DROP_RECORD_CLASSLESS >> reason & 1))
+		counters->classes.records_dropped[header[1] >> WIRE_CLASS_SHIFT][reason]++;
+}
 
 /*
  * A copy for readers of other threads, behind a sequence lock. The worker writes it now and then
@@ -90,6 +165,9 @@ void counters_add(struct counters *sum, const struct counters_published *from);
 
 /* Whether both ledgers balance. */
 bool counters_balance(const struct counters *counters);
+
+/* Whether those of each class do, and add up to the sums. */
+bool counters_balance_classes(const struct counters *counters);
 
 const char *drop_record_name(enum drop_record reason);
 const char *drop_message_name(enum drop_message reason);

@@ -52,8 +52,7 @@ static void suspect(struct forward *forward, const struct forward_input *input)
 static void __attribute__((noinline, cold))
 drop_record(struct forward *forward, struct forward_input *input, enum drop_record reason)
 {
-	forward->counters.records_received++;
-	forward->counters.records_dropped[reason]++;
+	counters_refused(&forward->counters, reason, input->record);
 	if (SUSPICIOUS >> reason & 1)
 		suspect(forward, input);
 	give_back(forward, input);
@@ -252,12 +251,12 @@ static void make(struct forward *forward, const struct session *to, uint8_t clas
 	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 
 	wire_message_put(message, 0, kind, WIRE_HOP_LIMIT, 0, tag, &to->relay);
-	forward->counters.messages_made++;
+	counters_made(&forward->counters, class);
 	if (!to->header.length)
-		forward->counters.messages_dropped[DROP_MESSAGE_SESSION_GONE]++;
+		counters_dropped(&forward->counters, class, DROP_MESSAGE_SESSION_GONE, 1);
 	else if (pack(forward, to, class, message, sizeof(message), NULL, now_ms, &reason) ==
 		 FORWARD_NO_RECORD)
-		forward->counters.messages_dropped[reason]++;
+		counters_dropped(&forward->counters, class, reason, 1);
 }
 
 /* Tells a message's sender why it went no further, if it is one that wants to know. */
@@ -281,7 +280,7 @@ static void __attribute__((noinline, cold))
 drop_message(struct forward *forward, const struct forward_message *message,
 	     enum drop_message reason, uint64_t now_ms)
 {
-	forward->counters.messages_dropped[reason]++;
+	counters_dropped(&forward->counters, message->in->header.class, reason, 1);
 	if (reason == DROP_MESSAGE_NO_ROUTE || reason == DROP_MESSAGE_POLICY)
 		session_mark(message->in->session, forward->number, SESSION_MARK_REFUSED);
 	tell(forward, message, reason, now_ms);
@@ -293,8 +292,8 @@ static void refused(struct forward *forward, unsigned int first, uint64_t now_ms
 	unsigned int from = forward->sent, to = forward->walked;
 
 	for (unsigned int i = first; i < forward->open_count; i++) {
-		forward->counters.messages_dropped[DROP_MESSAGE_TX_FULL] +=
-			forward->open[i].messages;
+		counters_dropped(&forward->counters, forward->open[i].class, DROP_MESSAGE_TX_FULL,
+				 forward->open[i].messages);
 		forward->ops->release(forward->worker, forward->outputs[i].buffer);
 	}
 	forward->sent = forward->walked;
@@ -320,7 +319,8 @@ static void flush(struct forward *forward, uint64_t now_ms)
 	sent = forward->ops->transmit(forward->worker, forward->sealing, forward->outputs, n);
 	forward->counters.records_sent += sent;
 	for (unsigned int i = 0; i < sent; i++)
-		forward->counters.messages_delivered += forward->open[i].messages;
+		counters_delivered(&forward->counters, forward->open[i].class,
+				   forward->open[i].messages);
 	if (sent < n) {
 		refused(forward, sent, now_ms);
 		return;
@@ -341,26 +341,27 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 	struct forward_event *event = &forward->event;
 	const uint8_t *payload = message->data + WIRE_MESSAGE_HEADER;
 	uint16_t length = message->size - WIRE_MESSAGE_HEADER;
+	uint8_t class = message->in->header.class;
 	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 
 	switch (message->kind) {
 	case WIRE_PING:
-		forward->counters.messages_consumed++;
+		counters_consumed(&forward->counters, class);
 		// whose address isn't known yet gets `path` from the control thread instead
 		if (!message->in->session->header.length)
 			return;
-		forward->counters.messages_made++;
+		counters_made(&forward->counters, class);
 		message->data[2] = WIRE_PONG;
 		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
 		// the address was the relay's own, and is that again
-		if (pack(forward, message->in->session, message->in->header.class, message->data,
-			 message->size, message->lone ? message->in->input : NULL, now_ms,
+		if (pack(forward, message->in->session, class, message->data, message->size,
+			 message->lone ? message->in->input : NULL, now_ms,
 			 &reason) == FORWARD_NO_RECORD)
-			forward->counters.messages_dropped[reason]++;
+			counters_dropped(&forward->counters, class, reason, 1);
 		return;
 	case WIRE_PONG:
-		forward->counters.messages_consumed++;
+		counters_consumed(&forward->counters, class);
 		return;
 	case WIRE_KIND_CONTROL:
 		if (length > FORWARD_PAYLOAD_MAX) {
@@ -372,7 +373,7 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		memcpy(event->payload, payload, length);
 		if (send_event(forward, FORWARD_EVENT_CONTROL, message->in->session,
 			       message->in->input))
-			forward->counters.messages_consumed++;
+			counters_consumed(&forward->counters, class);
 		else
 			drop_message(forward, message, DROP_MESSAGE_CONTROL_FULL, now_ms);
 		return;
@@ -512,9 +513,7 @@ static bool gather(struct forward *forward, const struct forward_record *record,
 	} while (at < length);
 	first->lone = n == 1;
 	forward->message_count += n;
-	forward->counters.records_received++;
-	forward->counters.records_opened++;
-	forward->counters.messages_opened += n;
+	counters_opened(&forward->counters, record->header.class, n);
 	return true;
 }
 
@@ -798,9 +797,9 @@ void forward_commands(struct forward *forward, const struct forward_command *com
 	for (unsigned int i = 0; i < n; i++) {
 		enum drop_message reason = command(forward, &commands[i]);
 
-		forward->counters.messages_made++;
+		counters_made(&forward->counters, WIRE_CONTROL);
 		if (reason != DROP_MESSAGE_COUNT)
-			forward->counters.messages_dropped[reason]++;
+			counters_dropped(&forward->counters, WIRE_CONTROL, reason, 1);
 		if (forward->open_count == FORWARD_OUTPUTS || !forward->spare_count)
 			flush(forward, now_ms);
 	}

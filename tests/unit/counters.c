@@ -72,6 +72,36 @@ static void test_balance(void **state)
 	assert_true(counters_balance(&counters));
 }
 
+static void test_classes(void **state)
+{
+	static const uint8_t header[WIRE_RECORD_HEADER] = {0x10, WIRE_CRITICAL << WIRE_CLASS_SHIFT};
+	struct counters counters = {0};
+
+	assert_true(counters_balance_classes(&counters));
+	counters_opened(&counters, WIRE_NORMAL, 3);
+	assert_false(counters_balance_classes(&counters));
+	counters_delivered(&counters, WIRE_NORMAL, 2);
+	counters_dropped(&counters, WIRE_NORMAL, DROP_MESSAGE_TX_FULL, 1);
+	assert_true(counters_balance_classes(&counters));
+	// what is missing in one class doesn't make up for too much in another
+	counters_made(&counters, WIRE_BULK);
+	counters_consumed(&counters, WIRE_CONTROL);
+	assert_true(counters_balance(&counters));
+	assert_false(counters_balance_classes(&counters));
+	counters_consumed(&counters, WIRE_BULK);
+	counters_copied(&counters, WIRE_CONTROL, 1);
+	assert_true(counters_balance_classes(&counters));
+
+	counters_refused(&counters, DROP_RECORD_AUTH, header);
+	assert_int_equal(counters.classes.records_dropped[WIRE_CRITICAL][DROP_RECORD_AUTH], 1);
+	// the class of what isn't a record is nobody's claim
+	counters_refused(&counters, DROP_RECORD_VERSION, header);
+	assert_int_equal(counters.classes.records_dropped[WIRE_CRITICAL][DROP_RECORD_VERSION], 0);
+	assert_true(counters_balance(&counters) && counters_balance_classes(&counters));
+	counters.records_dropped[DROP_RECORD_AUTH]++;
+	assert_false(counters_balance_classes(&counters));
+}
+
 static void test_sum(void **state)
 {
 	struct counters_published published[2];
@@ -148,6 +178,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_balance),
+		cmocka_unit_test(test_classes),
 		cmocka_unit_test(test_sum),
 		cmocka_unit_test(test_copies_are_whole),
 	};

@@ -205,6 +205,7 @@ static void settle(struct fixture *fixture)
 
 	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
 		assert(counters_balance(&fixture->workers[i].forward.counters));
+		assert(counters_balance_classes(&fixture->workers[i].forward.counters));
 		buffers += fixture->workers[i].forward.spare_count + fixture->workers[i].queued;
 	}
 	assert(fixture->buffers == buffers);

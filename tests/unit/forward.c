@@ -34,7 +34,8 @@ static void expect_dropped(struct fixture *f, enum drop_record reason)
 	after = *counters(f, 0);
 	before.records_received++;
 	before.records_dropped[reason]++;
-	assert_memory_equal(&before, &after, sizeof(before));
+	// those of classes are in fixture_burst()'s care
+	assert_memory_equal(&before, &after, offsetof(struct counters, classes));
 	assert_int_equal(f->sent_count, 0);
 	assert_int_equal(f->event_count, 0);
 }
