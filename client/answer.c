@@ -163,6 +163,7 @@ int answer_parse_event(struct event *event, const void *text, size_t length)
 		[EVENT_PATH] = "path",       [EVENT_CHALLENGE] = "challenge",
 		[EVENT_REKEY] = "rekey",     [EVENT_REPLACED] = "replaced",
 		[EVENT_REVOKED] = "revoked", [EVENT_CLOSING] = "closing",
+		[EVENT_CUT] = "cut",
 	};
 	json_t *root = object_load(text, length);
 	struct sockaddr_storage address;
@@ -173,7 +174,7 @@ int answer_parse_event(struct event *event, const void *text, size_t length)
 	name = get_string(root, "event");
 	if (!name)
 		goto out;
-	for (enum event_kind kind = EVENT_PATH; kind <= EVENT_CLOSING; kind++)
+	for (enum event_kind kind = EVENT_PATH; kind <= EVENT_CUT; kind++)
 		if (!strcmp(name, names[kind]))
 			event->kind = kind;
 	if (event->kind == EVENT_PATH) {

@@ -45,6 +45,7 @@ enum event_kind {
 	EVENT_REPLACED,
 	EVENT_REVOKED,
 	EVENT_CLOSING,
+	EVENT_CUT,
 };
 
 struct event {

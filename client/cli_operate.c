@@ -100,7 +100,8 @@ static int events_run(int argc, char **argv)
 const struct command command_events = {
 	.name = "events",
 	.arguments = "[--count N] [--socket PATH] [--json]",
-	.summary = "who joins, leaves, expires, moves, is revoked: as it happens",
+	.summary =
+		"who joins, leaves, expires, moves, is revoked, slowed down or cut: as it happens",
 	.help = "  --count N      end after so many\n" CLI_ADMIN_OPTIONS
 		"\nExample:\n  viaduct events --json | jq -r 'select(.event == "
 		"\"expired\").name'\n",

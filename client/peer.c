@@ -237,6 +237,8 @@ static int refusal_error(const struct refusal *refusal)
 		return VIADUCT_E_BUSY;
 	if (!strcmp(refusal->code, "full"))
 		return VIADUCT_E_FULL;
+	if (!strcmp(refusal->code, "cut"))
+		return VIADUCT_E_CUT;
 	return VIADUCT_E_PROTOCOL;
 }
 

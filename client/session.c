@@ -289,6 +289,9 @@ static void take_event(struct session *session, struct flow *flow, const uint8_t
 		say_leave(session);
 		peer_lost(peer, VIADUCT_E_CLOSING, "the relay stops");
 		break;
+	case EVENT_CUT:
+		peer_lost(peer, VIADUCT_E_CUT, viaduct_strerror(VIADUCT_E_CUT));
+		break;
 	}
 }
 

@@ -89,6 +89,7 @@ enum viaduct_error {
 	VIADUCT_E_PROTOCOL = -EPROTO, // the relay refused hello, or said what we don't understand
 	VIADUCT_E_BUSY = -EBUSY,      // the relay is busy and said when to come again
 	VIADUCT_E_FULL = -EUSERS,     // the relay has no free session
+	VIADUCT_E_CUT = -EACCES,      // this peer has misbehaved, and has to stay away for a while
 	VIADUCT_E_IDENTITY = -EKEYREVOKED,      // the certificate files are another identity's now
 	VIADUCT_E_KEY_EXHAUSTED = -EKEYEXPIRED, // the lane's share of the key is used up
 };

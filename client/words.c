@@ -46,6 +46,8 @@ const char *viaduct_strerror(int error)
 		return "busy, try again later";
 	case VIADUCT_E_FULL:
 		return "the relay has no free session";
+	case VIADUCT_E_CUT:
+		return "this peer has misbehaved, and has to stay away for a while";
 	case VIADUCT_E_IDENTITY:
 		return "the certificate files are another identity's now";
 	case VIADUCT_E_KEY_EXHAUSTED:

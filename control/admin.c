@@ -268,6 +268,8 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 	else if (strcmp(command, "revoke") == 0)
 		answer = revoke_answer(subject->trust, subject->members, question,
 				       dataplane_now_ms());
+	else if (strcmp(command, "trust") == 0)
+		answer = reputation_answer(subject->reputation, question, dataplane_now_ms());
 	else if (strcmp(command, "reload") == 0)
 		answer = reload_answer(subject->reload,
 				       json_is_true(json_object_get(question, "dry_run")),
@@ -277,7 +279,7 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 	else
 		answer = json_pack("{sb ss}", "ok", 0, "error",
 				   "no such cmd; one of status, peers, routes, drops, events, "
-				   "revoke, reload, drain");
+				   "revoke, trust, reload, drain");
 	json_decref(question);
 	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
 	text = size ? malloc(size + 2) : NULL;
@@ -395,23 +397,39 @@ static void add_event(struct client *client, const char *line, size_t length)
 	write_events(client);
 }
 
+static json_t *event_json(const struct member_news *news)
+{
+	const struct member_session *session = news->session;
+	char id[WIRE_ID_TEXT + 1], address[ADDRESS_TEXT];
+	struct timespec now;
+	json_t *event;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	wire_id_format(id, session ? &session->member->id : news->id);
+	event = json_pack("{sf ss ss ss?}", "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9,
+			  "event", news->event, "id", id, "name",
+			  session ? session->member->name : news->name);
+	if (session) {
+		address_format(address, &session->endpoint);
+		json_object_set_new(event, "cluster", json_string(session->member->cluster));
+		json_object_set_new(event, "index", json_integer((json_int_t)session->index));
+		json_object_set_new(event, "address", json_string(address));
+	}
+	if (strcmp(news->event, "throttled") == 0 || strcmp(news->event, "recovered") == 0)
+		json_object_set_new(event, "level", json_integer(news->level));
+	return event;
+}
+
 void admin_tell(void *arg, const struct member_news *news)
 {
-	const struct member *member = news->session->member;
 	struct admin *admin = arg;
 	struct client *client, *next;
-	char address[ADDRESS_TEXT], *line = NULL;
-	struct timespec now;
+	char *line = NULL;
 	json_t *event;
 
 	if (!admin->listeners)
 		return;
-	clock_gettime(CLOCK_REALTIME, &now);
-	address_format(address, &news->session->endpoint);
-	event = json_pack("{sf ss ss ss ss sI ss}", "time",
-			  (double)now.tv_sec + (double)now.tv_nsec / 1e9, "event", news->event,
-			  "id", member->text, "name", member->name, "cluster", member->cluster,
-			  "index", (json_int_t)news->session->index, "address", address);
+	event = event_json(news);
 	line = json_dumps(event, JSON_COMPACT);
 	json_decref(event);
 	if (!line)

@@ -19,6 +19,7 @@ struct admin_subject {
 	const struct listener *listener;
 	struct members *members;
 	struct trust *trust;
+	struct reputation *reputation;
 	const struct reload *reload;
 	struct dataplane *dataplane;
 

@@ -128,6 +128,10 @@ static const cyaml_schema_field_t trust_fields[] = {
 	TEXT(trust, revoked, OPTIONAL),
 	TEXT(trust, pins_file, OPTIONAL),
 	LIST(trust, pins, &id_value, CONFIG_PINS_MAX),
+	TEXT(trust, scores, OPTIONAL),
+	NUMBER(trust, score_half_life),
+	NUMBER(trust, cut_seconds),
+	NUMBER(trust, cut_seconds_max),
 	CYAML_FIELD_END,
 };
 
@@ -216,6 +220,9 @@ static const struct limit {
 	LIMIT(limits, waiting, 0, 65536, 16384),
 	LIMIT(limits, waiting_timeout, 1, 60, 20),
 	LIMIT(limits, takeovers_per_minute, 1, 60000, 6),
+	LIMIT(trust, score_half_life, 1, 86400, 300),
+	LIMIT(trust, cut_seconds, 1, 86400, 60),
+	LIMIT(trust, cut_seconds_max, 1, 604800, 86400),
 	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };
@@ -610,6 +617,7 @@ static const size_t paths[] = {
 	offsetof(struct config, tls.ca),          offsetof(struct config, tls.tickets),
 	offsetof(struct config, control.admin),   offsetof(struct config, trust.crl),
 	offsetof(struct config, trust.revoked),   offsetof(struct config, trust.pins_file),
+	offsetof(struct config, trust.scores),
 };
 
 /* Makes a path relative to the folder of `file`. */
@@ -687,7 +695,13 @@ static const char *const live[] = {
 	"session.lanes_up",
 	"session.ciphers",
 	"limits.",
-	"trust.",
+	"trust.crl",
+	"trust.revoked",
+	"trust.pins_file",
+	"trust.pins",
+	"trust.score_half_life",
+	"trust.cut_seconds",
+	"trust.cut_seconds_max",
 	"policy.",
 	"drain.",
 	"log.",

@@ -110,6 +110,10 @@ struct config {
 		char pins_file[CONFIG_PATH_MAX];              // "": none
 		char pins[CONFIG_PINS_MAX][WIRE_ID_TEXT + 1]; // ids
 		uint32_t pins_count;
+		char scores[CONFIG_PATH_MAX]; // "": kept nowhere
+		int score_half_life;          // s
+		int cut_seconds;
+		int cut_seconds_max;
 	} trust;
 	struct config_policy {
 		struct config_rule {

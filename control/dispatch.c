@@ -23,6 +23,7 @@ struct waiting {
 struct dispatch {
 	struct dataplane *dataplane;
 	struct members *members;
+	struct reputation *reputation;
 	uv_timer_t tick;
 	uv_timer_t sweep;
 	uv_poll_t wake;
@@ -85,7 +86,8 @@ static void take_events(struct dispatch *dispatch)
 			const struct forward_event *event = &dispatch->events[i];
 
 			if (event->type == FORWARD_EVENT_CONTROL)
-				request_handle(dispatch->members, event, now_ms);
+				request_handle(dispatch->members, dispatch->reputation, event,
+					       now_ms);
 			else
 				member_event(dispatch->members, event, now_ms);
 		}
@@ -106,6 +108,7 @@ static void on_sweep(uv_timer_t *timer)
 	struct dispatch *dispatch = timer->data;
 
 	members_sweep(dispatch->members, dataplane_now_ms());
+	reputation_sweep(dispatch->reputation, dataplane_now_ms());
 }
 
 static void on_wake(uv_poll_t *poll, int status, int events)
@@ -120,7 +123,7 @@ static void on_wake(uv_poll_t *poll, int status, int events)
 }
 
 int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dataplane,
-		   struct members *members)
+		   struct members *members, struct reputation *reputation)
 {
 	struct dispatch *dispatch = calloc(1, sizeof(*dispatch));
 	int result;
@@ -129,6 +132,7 @@ int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dat
 		return -ENOMEM;
 	dispatch->dataplane = dataplane;
 	dispatch->members = members;
+	dispatch->reputation = reputation;
 	CDS_INIT_LIST_HEAD(&dispatch->waiting);
 	result = uv_poll_init(loop, &dispatch->wake, dataplane_event_fd(dataplane));
 	if (result) {

@@ -8,13 +8,13 @@
 #include <uv.h>
 
 #include "dataplane.h"
-#include "member.h"
+#include "reputation.h"
 
 struct dispatch;
 
 /* Begins to work when the loop runs. Returns 0 or a negative errno. */
 int dispatch_start(struct dispatch **dispatch, uv_loop_t *loop, struct dataplane *dataplane,
-		   struct members *members);
+		   struct members *members, struct reputation *reputation);
 
 /* All is freed when the loop has run its close callbacks. */
 void dispatch_stop(struct dispatch *dispatch);

@@ -18,7 +18,8 @@
 	X(NAME, "name")                                                                            \
 	X(REKEY, "rekey")                                                                          \
 	X(BUSY, "busy")                                                                            \
-	X(FULL, "full")
+	X(FULL, "full")                                                                            \
+	X(CUT, "cut")
 
 enum hello_error {
 	HELLO_OK,

@@ -7,6 +7,8 @@
 #include "hello.h"
 #include "log.h"
 
+enum { RETRY_MAX_S = 3600 };
+
 static int export_bytes(SSL *ssl, const char *label, const uint8_t *context, size_t context_size,
 			uint8_t *out, size_t size)
 {
@@ -75,6 +77,13 @@ static enum hello_error ask_member(struct join *join, const struct handshake_hel
 	};
 	int result;
 
+	grant->retry_s = reputation_refuses(join->reputation, &peer->id, dataplane_now_ms());
+	if (grant->retry_s) {
+		// peers ask again after an hour at the latest
+		grant->retry_s = grant->retry_s < RETRY_MAX_S ? grant->retry_s : RETRY_MAX_S;
+		*detail = "this identity has misbehaved, and may not join for a while";
+		return HELLO_CUT;
+	}
 	if (parsed->rekey) {
 		result = export_bytes(hello->ssl, WIRE_EXPORT_BINDING, NULL, 0, binding,
 				      sizeof(binding));

@@ -5,12 +5,13 @@
 #define VIADUCT_JOIN_H
 
 #include "handshake.h"
-#include "member.h"
+#include "reputation.h"
 
 struct join {
 	const struct config *config;
 	struct tls *tls;
 	struct members *members;
+	struct reputation *reputation;
 	unsigned int closing_s; // not 0: the relay stops, newcomers may come again after it
 };
 

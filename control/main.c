@@ -18,6 +18,7 @@
 #include "dataplane.h"
 #include "dispatch.h"
 #include "join.h"
+#include "keep.h"
 #include "known.h"
 #include "listener.h"
 #include "log.h"
@@ -49,6 +50,9 @@ static struct viaductd {
 	uv_loop_t loop;
 	uv_signal_t signals[3];
 	struct members members;
+	struct reputation reputation;
+	struct keep keep;
+	uv_timer_t keep_timer;
 	struct dataplane *dataplane;
 	struct dispatch *dispatch;
 	struct known known;
@@ -356,9 +360,57 @@ static void dataplane_end(struct viaductd *v)
 	dataplane_stop(v->dataplane);
 }
 
+static void on_keep(uv_timer_t *timer)
+{
+	struct viaductd *v = timer->data;
+
+	keep_tick(&v->keep, &v->loop, dataplane_now_ms());
+}
+
+/* Told of what happens to members, and tells those who watch. */
+static void on_news(void *arg, const struct member_news *news)
+{
+	struct viaductd *v = arg;
+
+	reputation_news(&v->reputation, news, dataplane_now_ms());
+	if (v->admin)
+		admin_tell(v->admin, news);
+}
+
+static void on_verdict(void *arg, const struct member_news *news)
+{
+	struct viaductd *v = arg;
+
+	if (v->admin)
+		admin_tell(v->admin, news);
+}
+
+static int reputation_start(struct viaductd *v)
+{
+	reputation_init(&v->reputation, &v->config.trust, &v->members, dataplane_now_ms());
+	v->reputation.tell = on_verdict;
+	v->reputation.arg = v;
+	keep_start(&v->keep, v->config.trust.scores, &v->reputation, dataplane_now_ms());
+	v->join.reputation = &v->reputation;
+	v->members.config.tell = on_news;
+	v->members.config.tell_arg = v;
+	uv_timer_init(&v->loop, &v->keep_timer);
+	v->keep_timer.data = v;
+	return uv_timer_start(&v->keep_timer, on_keep, 1000, 1000);
+}
+
+static void reputation_stop(struct viaductd *v)
+{
+	v->members.config.tell = NULL;
+	uv_close((uv_handle_t *)&v->keep_timer, NULL);
+	keep_stop(&v->keep, &v->loop, dataplane_now_ms());
+	reputation_fini(&v->reputation);
+}
+
 static int dispatch_begin(struct viaductd *v)
 {
-	int result = dispatch_start(&v->dispatch, &v->loop, v->dataplane, &v->members);
+	int result =
+		dispatch_start(&v->dispatch, &v->loop, v->dataplane, &v->members, &v->reputation);
 
 	v->members.config.arg = v->dispatch;
 	return result;
@@ -384,7 +436,6 @@ static void drain(void *arg, unsigned int seconds)
 static int admin_begin(struct viaductd *v)
 {
 	struct admin_subject subject;
-	int result;
 
 	v->reload = (struct reload){
 		.file = v->file,
@@ -394,6 +445,7 @@ static int admin_begin(struct viaductd *v)
 		.trust = &v->trust,
 		.clusters = &v->clusters,
 		.members = &v->members,
+		.reputation = &v->reputation,
 		.listener = v->listener,
 	};
 	subject = (struct admin_subject){
@@ -402,24 +454,20 @@ static int admin_begin(struct viaductd *v)
 		.listener = v->listener,
 		.members = &v->members,
 		.trust = &v->trust,
+		.reputation = &v->reputation,
 		.reload = &v->reload,
 		.dataplane = v->dataplane,
 		.drain = drain,
 		.arg = v,
 	};
 
-	result = admin_start(&v->admin, &v->loop, &subject, v->error);
-	if (!result) {
-		v->members.config.tell = admin_tell;
-		v->members.config.tell_arg = v->admin;
-	}
-	return result;
+	return admin_start(&v->admin, &v->loop, &subject, v->error);
 }
 
 static void admin_end(struct viaductd *v)
 {
-	v->members.config.tell = NULL;
 	admin_stop(v->admin);
+	v->admin = NULL;
 }
 
 static bool is_drained(const struct viaductd *v)
@@ -479,6 +527,7 @@ static const struct step {
 	{"signals", signals_start, signals_stop},
 	{"listener", listener_begin, listener_end},
 	{"dataplane", dataplane_begin, dataplane_end},
+	{"scores", reputation_start, reputation_stop},
 	{"dispatch", dispatch_begin, dispatch_end},
 	{"admin socket", admin_begin, admin_end},
 };

@@ -264,15 +264,14 @@ static void settle(struct members *members, struct member *member, bool was_pres
 		roster_leave(&members->roster, member, now_ms);
 }
 
-static void tell(const struct members *members, const struct member_session *session,
-		 const char *event)
+static void tell(const struct members *members, struct member_session *session, const char *event)
 {
 	if (members->config.tell)
 		members->config.tell(members->config.tell_arg,
 				     &(struct member_news){.event = event, .session = session});
 }
 
-static void note_left(const struct members *members, const struct member_session *session,
+static void note_left(const struct members *members, struct member_session *session,
 		      const char *reason)
 {
 	tell(members, session, reason);
@@ -748,6 +747,42 @@ bool member_revoke(struct members *members, struct member *member, uint64_t now_
 		settle(members, member, true, now_ms);
 	}
 	return was_present;
+}
+
+void member_cut(struct members *members, struct member *member, unsigned int retry_s,
+		uint64_t now_ms)
+{
+	char event[64];
+
+	if (member->current) {
+		end_current(members, member, "cut", now_ms);
+		snprintf(event, sizeof(event), "{\"event\":\"cut\",\"retry_after\":%u}", retry_s);
+		say(members, member->last, event);
+	}
+	if (member->next) {
+		end_next(members, member);
+		settle(members, member, true, now_ms);
+	}
+}
+
+bool member_marks(struct member_session *session, uint32_t marks[SESSION_MARK_COUNT])
+{
+	const struct session *published = &session->published->session;
+
+	if (!has_hint(session, SESSION_HINT_MARKS))
+		return false;
+	// cleared first: what is marked from here on sets it again
+	clear_hint(session, SESSION_HINT_MARKS);
+	for (int mark = 0; mark < SESSION_MARK_COUNT; mark++) {
+		uint32_t sum = 0;
+
+		for (unsigned int lane = 0; lane < session->lanes_down; lane++)
+			sum += __atomic_load_n(&session_tx_lane(published, lane)->marks[mark],
+					       __ATOMIC_RELAXED);
+		marks[mark] = sum - session->marks[mark];
+		session->marks[mark] = sum;
+	}
+	return true;
 }
 
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)

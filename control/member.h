@@ -60,6 +60,8 @@ struct member_session {
 	struct session_header header; // length 0: no address known yet
 	struct publication *published;
 	struct member_deadline deadline;
+	uint32_t marks[SESSION_MARK_COUNT]; // see member_marks()
+	uint32_t malformed;                 // control requests, since then
 	uint64_t joined_ms;
 	uint64_t challenged_ms; // 0: never
 	struct endpoint challenged;
@@ -68,8 +70,12 @@ struct member_session {
 
 /* Something that those who watch want to know. */
 struct member_news {
-	const char *event; // joined, left, expired, moved, replaced, revoked
-	const struct member_session *session;
+	// joined, left, expired, moved, replaced, revoked, throttled, recovered, cut, pardoned
+	const char *event;
+	struct member_session *session; // NULL: there is none; then
+	const struct wire_id *id;       // tells who,
+	const char *name;               // if that is known
+	unsigned int level;             // with throttled and recovered
 };
 
 struct member_config {
@@ -186,6 +192,13 @@ void member_leave(struct members *members, struct member_session *session, uint6
  */
 bool member_revoke(struct members *members, struct member *member, uint64_t now_ms);
 
+/*
+ * Ends a member's sessions at once, and tells it that it may come again in `retry_s`. Refusing new
+ * handshakes is up to the caller.
+ */
+void member_cut(struct members *members, struct member *member, unsigned int retry_s,
+		uint64_t now_ms);
+
 /* Tells the workers of a member's level of trust; out of memory it stays: try again. */
 void member_set_level(struct members *members, struct member *member, uint8_t level);
 
@@ -203,6 +216,9 @@ void members_sweep(struct members *members, uint64_t now_ms);
  * these seconds.
  */
 void members_say_closing(struct members *members, unsigned int within_s);
+
+/* How often workers have marked the session since the last call. Returns whether they have. */
+bool member_marks(struct member_session *session, uint32_t marks[SESSION_MARK_COUNT]);
 
 /* Since when nothing authentic has come, in ms. */
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms);

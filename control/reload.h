@@ -8,7 +8,7 @@
 #include <jansson.h>
 
 #include "listener.h"
-#include "member.h"
+#include "reputation.h"
 #include "tickets.h"
 #include "trust.h"
 
@@ -21,6 +21,7 @@ struct reload {
 	struct trust *trust;
 	struct clusters *clusters;
 	struct members *members;
+	struct reputation *reputation;
 	struct listener *listener;
 };
 

@@ -25,10 +25,10 @@ static int parse_object(struct request *request, const json_t *root, const char 
 	static const char *const ops[] = {
 		[REQUEST_RESOLVE] = "resolve", [REQUEST_PEERS] = "peers",
 		[REQUEST_RELAYS] = "relays",   [REQUEST_LEAVE] = "leave",
-		[REQUEST_ECHO] = "echo",
+		[REQUEST_ECHO] = "echo",       [REQUEST_COMPLAIN] = "complain",
 	};
 	const char *op = json_string_value(json_object_get(root, "op"));
-	char after[WIRE_ID_TEXT + 1];
+	char after[WIRE_ID_TEXT + 1], peer[WIRE_ID_TEXT + 1];
 	size_t i = 0;
 
 	*detail = "op must be a string";
@@ -55,6 +55,14 @@ static int parse_object(struct request *request, const json_t *root, const char 
 	*detail = "token must be the challenge's";
 	if (!get_text(root, "token", request->op == REQUEST_ECHO, request->token,
 		      sizeof(request->token)))
+		return -EINVAL;
+	*detail = "peer must be a peer's id";
+	if (!get_text(root, "peer", request->op == REQUEST_COMPLAIN, peer, sizeof(peer)) ||
+	    (*peer && wire_id_parse(&request->peer, peer)))
+		return -EINVAL;
+	*detail = "reason must be a string of at most 64 bytes";
+	if (!get_text(root, "reason", request->op == REQUEST_COMPLAIN, request->reason,
+		      sizeof(request->reason)))
 		return -EINVAL;
 	return 0;
 }
@@ -157,7 +165,30 @@ static size_t answer_error(char answer[ANSWER_SIZE], const char *code, const cha
 				"{\"ok\":false,\"error\":\"%s\",\"detail\":\"%s\"}", code, detail);
 }
 
-void request_handle(struct members *members, const struct forward_event *event, uint64_t now_ms)
+static size_t answer_complaint(struct reputation *reputation, struct member_session *session,
+			       const struct request *request, char answer[ANSWER_SIZE],
+			       uint64_t now_ms)
+{
+	unsigned int retry_s;
+
+	switch (reputation_complain(reputation, session, &request->peer, request->reason, now_ms,
+				    &retry_s)) {
+	case 0:
+		return answer_text(answer, "{\"ok\":true}");
+	case -EINVAL:
+		return answer_error(answer, "malformed", "a complaint about oneself");
+	case -ENOENT:
+		return answer_error(answer, "unknown", "no such peer is here");
+	default:
+		return (size_t)snprintf(answer, ANSWER_SIZE,
+					"{\"ok\":false,\"error\":\"busy\",\"detail\":\"too many "
+					"complaints\",\"retry_after\":%u}",
+					retry_s);
+	}
+}
+
+void request_handle(struct members *members, struct reputation *reputation,
+		    const struct forward_event *event, uint64_t now_ms)
 {
 	struct member_session *session = member_session_find(members, event->index);
 	struct request request;
@@ -179,7 +210,10 @@ void request_handle(struct members *members, const struct forward_event *event, 
 	} else if (result == -ENOTSUP) {
 		length = answer_error(answer, "unsupported", detail);
 	} else if (result) {
+		session->malformed++;
 		length = answer_error(answer, "malformed", detail);
+	} else if (request.op == REQUEST_COMPLAIN) {
+		length = answer_complaint(reputation, session, &request, answer, now_ms);
 	} else if (request.op == REQUEST_RELAYS) {
 		length = answer_text(answer, "{\"ok\":true,\"relays\":[]}");
 	} else if (request.op == REQUEST_LEAVE) {

@@ -4,7 +4,7 @@
 #ifndef VIADUCT_REQUESTS_H
 #define VIADUCT_REQUESTS_H
 
-#include "member.h"
+#include "reputation.h"
 
 enum request_op {
 	REQUEST_RESOLVE,
@@ -12,6 +12,7 @@ enum request_op {
 	REQUEST_RELAYS,
 	REQUEST_LEAVE,
 	REQUEST_ECHO,
+	REQUEST_COMPLAIN,
 };
 
 struct request {
@@ -20,6 +21,8 @@ struct request {
 	char cluster[IDENTITY_NAME_MAX + 1]; // "" for all
 	struct wire_id after;                // zero for from the first
 	char token[MEMBER_TOKEN_TEXT + 1];
+	struct wire_id peer; // that a complaint is about
+	char reason[REPUTATION_REASON + 1];
 };
 
 /*
@@ -30,6 +33,7 @@ int request_parse(struct request *request, const uint8_t *payload, size_t length
 		  const char **detail);
 
 /* Does what a control message asks for, and answers it. Control thread. */
-void request_handle(struct members *members, const struct forward_event *event, uint64_t now_ms);
+void request_handle(struct members *members, struct reputation *reputation,
+		    const struct forward_event *event, uint64_t now_ms);
 
 #endif

@@ -9,10 +9,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *detail = NULL;
 
 	if (request_parse(&request, payload, size, &detail) == 0) {
-		assert(request.op <= REQUEST_ECHO);
+		assert(request.op <= REQUEST_COMPLAIN);
 		assert(memchr(request.name, '\0', sizeof(request.name)));
 		assert(memchr(request.cluster, '\0', sizeof(request.cluster)));
 		assert(memchr(request.token, '\0', sizeof(request.token)));
+		assert(memchr(request.reason, '\0', sizeof(request.reason)));
 	} else {
 		assert(detail);
 	}

@@ -70,7 +70,7 @@ static const char *ask(struct society *society, uint32_t index, const char *text
 	event.tag = 77;
 	event.payload_length = (uint16_t)strlen(text);
 	memcpy(event.payload, text, event.payload_length);
-	request_handle(&society->members, &event, society->now_ms);
+	request_handle(&society->members, &society->reputation, &event, society->now_ms);
 	assert_int_equal(society->said_count, 1);
 	assert_int_equal(society->said[0].tag, 77);
 	return society_said(society, index);
@@ -119,10 +119,10 @@ static void test_nobody_yet(void **state)
 	event = society_event(FORWARD_EVENT_CONTROL, grant.index, society_address(1, 4000));
 	event.payload_length = 14;
 	memcpy(event.payload, "{\"op\":\"leave\"}", 14);
-	request_handle(&society->members, &event, society->now_ms);
+	request_handle(&society->members, &society->reputation, &event, society->now_ms);
 	assert_non_null(member_session_find(&society->members, grant.index));
 	event.index++;
-	request_handle(&society->members, &event, society->now_ms);
+	request_handle(&society->members, &society->reputation, &event, society->now_ms);
 	society_silent(society);
 }
 

@@ -54,12 +54,17 @@ static void note(void *arg, const struct forward_command *command)
 	said->payload[command->payload_length] = '\0';
 }
 
-int society_begin(void **state)
+static int begin(void **state, unsigned int max)
 {
 	static const uint8_t secret[MEMBER_SECRET];
 	struct society *society = calloc(1, sizeof(*society));
+	const struct config_trust trust = {
+		.score_half_life = 300,
+		.cut_seconds = 60,
+		.cut_seconds_max = 3600,
+	};
 	struct member_config config = {
-		.max = SOCIETY_MAX,
+		.max = max,
 		.lanes_up = 4,
 		.lanes_down = 2,
 		.mtu = 1500,
@@ -76,13 +81,25 @@ int society_begin(void **state)
 	society->now_ms = 1000000;
 	society->relay.bytes[0] = 0xff;
 	*state = society;
+	reputation_init(&society->reputation, &trust, &society->members, society->now_ms);
 	return members_init(&society->members, &config, secret);
+}
+
+int society_begin(void **state)
+{
+	return begin(state, SOCIETY_MAX);
+}
+
+int society_begin_many(void **state)
+{
+	return begin(state, SOCIETY_MANY);
 }
 
 int society_end(void **state)
 {
 	struct society *society = *state;
 
+	reputation_fini(&society->reputation);
 	members_fini(&society->members);
 	settle_rcu();
 	rcu_unregister_thread();

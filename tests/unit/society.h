@@ -9,15 +9,17 @@
 
 #include <stdbool.h>
 
-#include "member.h"
+#include "reputation.h"
 
 enum {
 	SOCIETY_MAX = 8, // members
+	SOCIETY_MANY = 100,
 	SOCIETY_SAID = 64,
 };
 
 struct society {
 	struct members members;
+	struct reputation reputation;
 	uint64_t now_ms;
 	int exporter_error;
 	struct wire_id relay;
@@ -27,6 +29,7 @@ struct society {
 
 /* setup and teardown of a test; the latter proves that no key is left. */
 int society_begin(void **state);
+int society_begin_many(void **state); // the same with room for more
 int society_end(void **state);
 
 /* Keys that exist now. */
