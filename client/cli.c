@@ -104,7 +104,8 @@ double cli_number(const struct command *command, const char *what, const char *t
 
 void cli_print(json_t *object)
 {
-	char *text = json_dumps(object, JSON_COMPACT);
+	// a double holds so many digits for sure; more would be noise
+	char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(15));
 
 	if (text)
 		puts(text);

@@ -59,7 +59,7 @@ static void on_pong(struct viaduct_peer *peer, const struct viaduct_id *from, ui
 
 static void summarise(void)
 {
-	double mean = ping.received ? (double)ping.sum / ping.received : 0;
+	double mean = ping.received ? (double)(ping.sum / ping.received) : 0;
 
 	if (cli_json) {
 		cli_print(json_pack("{si si si s{sf sf sf}}", "sent", (int)ping.sent, "received",

@@ -1,5 +1,6 @@
 #include "cli_talk.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,12 +173,15 @@ static int peer_open(struct talk *talk)
 		.user = talk,
 	};
 
+	int ret;
+
 	talk->callbacks.joined = on_joined;
 	talk->callbacks.failed = on_failed;
 	talk->callbacks.closed = on_closed;
-	if (viaduct_peer_open(&talk->peer, talk->v, &config, &talk->callbacks))
-		return cli_fail(CLI_FAILED, "%s", viaduct_open_error(talk->v));
-	return 0;
+	ret = viaduct_peer_open(&talk->peer, talk->v, &config, &talk->callbacks);
+	return ret ? cli_fail(ret == -EINVAL ? CLI_USAGE : CLI_FAILED, "%s",
+			      viaduct_open_error(talk->v))
+		   : 0;
 }
 
 static int signals_open(void)

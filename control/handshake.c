@@ -10,6 +10,7 @@ int handshake_begin(struct handshake *handshake, const struct handshake_config *
 {
 	handshake->config = config;
 	handshake->fd = fd;
+	handshake->hello_max = config->hello_max;
 	handshake->ssl = tls_accept(config->tls, fd);
 	return handshake->ssl ? 0 : -ENOMEM;
 }
@@ -114,7 +115,7 @@ static void answer(struct handshake *handshake, const char *line, size_t length)
 		.local = &local,
 		.line = line,
 		.length = length,
-		.length_max = config->hello_max,
+		.length_max = handshake->hello_max,
 		.retry_s = handshake->retry_s,
 	};
 	char text[WIRE_LINE_MAX];
@@ -135,7 +136,7 @@ static void answer(struct handshake *handshake, const char *line, size_t length)
 
 static int do_hello(struct handshake *handshake)
 {
-	size_t room = handshake->config->hello_max - handshake->length;
+	size_t room = handshake->hello_max - handshake->length;
 	int result, events;
 	char *end;
 

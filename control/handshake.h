@@ -58,6 +58,7 @@ struct handshake {
 	SSL *ssl;
 	struct endpoint remote;
 	unsigned int retry_s; // see handshake_hello
+	size_t hello_max;     // the config's, when it began
 	char *line;           // hello, then the answer
 	size_t length;
 	size_t drained;

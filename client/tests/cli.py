@@ -117,6 +117,8 @@ class Talk(unittest.TestCase):
         self.assertEqual([pong["seq"] for pong in pongs], [1, 2, 3])
         self.assertEqual((total["sent"], total["received"], total["lost"]), (3, 3, 0))
         self.assertLessEqual(total["rtt_us"]["min"], total["rtt_us"]["max"])
+        for rtt in [pong["rtt_us"] for pong in pongs] + list(total["rtt_us"].values()):
+            self.assertRegex(repr(rtt), r"^\d+\.\d{1,3}$")
         self.assertIn("pong 1 from relay in", self.run_as_peer("ping", "relay", "-c", "1"))
 
     def test_send_and_listen(self):

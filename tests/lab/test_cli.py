@@ -261,7 +261,8 @@ def test_help(tool):
 @pytest.mark.parametrize("arguments", [
     (), ("fly",), ("ping",), ("send",), ("request", "bob"), ("ping", "relay", "-c", "many"),
     ("ping", "relay", "-c", "-1"), ("send", "bob", "x", "--class", "royal"),
-    ("status", "extra"), ("listen", "--fly"), ("cert",), ("cert", "fly")], ids=" ".join)
+    ("status", "extra"), ("listen", "--fly"), ("cert",),
+    ("listen", "--relay", "nonsense"), ("ping", "relay", "--relay", "host:99999"), ("cert", "fly")], ids=" ".join)
 def test_wrong_usage(tool, arguments):
     assert tool.run(*arguments, status=2).stderr.startswith("viaduct")
 

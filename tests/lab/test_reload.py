@@ -258,6 +258,24 @@ def test_libviaduct_and_another_key(own, federation, peers):
         assert "no rekey" not in process.stdout.read()
 
 
+def test_limits_hold_for_who_begins_later(own, federation):
+    """Not for a hello that is longer already than the new limit allows."""
+    connection = Connection(federation.peer("carol", "reload"), federation.trust, CONTROL_V4)
+    connection.tls.sendall(b'{"viaduct": 1,' + b" " * 1000)
+    eventually(lambda: own.admin("status")["handshakes"]["open"] == 1)
+    configure(own, limits={"hello_size": 256, "hello_timeout": 1})
+    assert viaduct(own, "reload", "--dry-run").stdout == (
+        "limits.hello_timeout: 5 -> 1\nlimits.hello_size: 4096 -> 256\nnot applied\n")
+    assert own.admin("reload")["ok"]
+    assert "index" in connection.ask(b'"ciphers": ["aes-256-gcm"]}\n')
+    connection.close()
+    connection = Connection(federation.peer("dave", "reload"), federation.trust, CONTROL_V4)
+    assert connection.ask(b" " * 256)["error"] == "too_long"
+    connection.close()
+    configure(own, session={"max": 5000})
+    unchanged(own, "session.max: can't be changed without a restart")
+
+
 def test_bad_files_change_nothing(own, federation, peers, tmp_path):
     serial = served(federation)
     good = open(own.file).read()
