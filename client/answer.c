@@ -157,13 +157,29 @@ int answer_parse_line(struct welcome *welcome, struct refusal *refusal, const ch
 	return ret;
 }
 
+static bool get_change(const json_t *root, struct event *event)
+{
+	const char *change = get_string(root, "change"), *name = get_string(root, "name");
+	json_int_t sequence;
+
+	if (!change || !*change || strlen(change) >= sizeof(event->change) ||
+	    (name && strlen(name) >= sizeof(event->name)) ||
+	    !get_integer(root, "sequence", 0, INT64_MAX, &sequence) ||
+	    (strcmp(change, "missed") != 0 && !get_id(root, "id", &event->id)))
+		return false;
+	copy_printable(event->change, sizeof(event->change), change);
+	strcpy(event->name, name ? name : "");
+	event->sequence = (uint64_t)sequence;
+	return true;
+}
+
 int answer_parse_event(struct event *event, const void *text, size_t length)
 {
 	static const char *const names[] = {
 		[EVENT_PATH] = "path",       [EVENT_CHALLENGE] = "challenge",
 		[EVENT_REKEY] = "rekey",     [EVENT_REPLACED] = "replaced",
 		[EVENT_REVOKED] = "revoked", [EVENT_CLOSING] = "closing",
-		[EVENT_CUT] = "cut",
+		[EVENT_CUT] = "cut",         [EVENT_PEER] = "peer",
 	};
 	json_t *root = object_load(text, length);
 	struct sockaddr_storage address;
@@ -174,7 +190,7 @@ int answer_parse_event(struct event *event, const void *text, size_t length)
 	name = get_string(root, "event");
 	if (!name)
 		goto out;
-	for (enum event_kind kind = EVENT_PATH; kind <= EVENT_CUT; kind++)
+	for (enum event_kind kind = EVENT_PATH; kind <= EVENT_PEER; kind++)
 		if (!strcmp(name, names[kind]))
 			event->kind = kind;
 	if (event->kind == EVENT_PATH) {
@@ -188,6 +204,8 @@ int answer_parse_event(struct event *event, const void *text, size_t length)
 			goto out;
 		strcpy(event->token, token);
 	}
+	if (event->kind == EVENT_PEER && !get_change(root, event))
+		goto out;
 	ret = 0;
 out:
 	json_decref(root);
@@ -208,6 +226,20 @@ int answer_parse_ok(const void *text, size_t length)
 	json_t *root = object_load(text, length);
 	int ret = root_ok(root);
 
+	json_decref(root);
+	return ret;
+}
+
+int answer_parse_watch(uint64_t *sequence, const void *text, size_t length)
+{
+	json_t *root = object_load(text, length);
+	json_int_t number;
+	int ret = root_ok(root);
+
+	if (!ret && !get_integer(root, "sequence", 0, INT64_MAX, &number))
+		ret = -EPROTO;
+	if (!ret)
+		*sequence = (uint64_t)number;
 	json_decref(root);
 	return ret;
 }

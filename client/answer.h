@@ -14,6 +14,8 @@ enum {
 	ANSWER_ADDRESS_TEXT = INET6_ADDRSTRLEN + 8, // "[address]:port" and a NUL
 	ANSWER_DETAIL_TEXT = 160,
 	ANSWER_TOKEN_TEXT = 128,
+	ANSWER_CHANGE_TEXT = 16,
+	ANSWER_NAME_TEXT = 256,
 };
 
 struct welcome {
@@ -46,12 +48,18 @@ enum event_kind {
 	EVENT_REVOKED,
 	EVENT_CLOSING,
 	EVENT_CUT,
+	EVENT_PEER,
 };
 
 struct event {
 	enum event_kind kind;
 	char address[ANSWER_ADDRESS_TEXT]; // of a path
 	char token[ANSWER_TOKEN_TEXT];     // of a challenge
+	/* of what has happened to a peer: */
+	char change[ANSWER_CHANGE_TEXT]; // "missed": nobody in particular
+	struct wire_id id;
+	char name[ANSWER_NAME_TEXT]; // "" if it was too long to be told
+	uint64_t sequence;
 };
 
 /* The entries' names belong to the list. */
@@ -77,6 +85,9 @@ int answer_parse_event(struct event *event, const void *text, size_t length);
  * the relay says that it isn't ok.
  */
 int answer_parse_ok(const void *text, size_t length);
+
+/* The same for the answer to `watch`, with the number of the last event. */
+int answer_parse_watch(uint64_t *sequence, const void *text, size_t length);
 
 /*
  * Reads the answer to `resolve` or `peers`. Free with list_free(). Returns as answer_parse_ok(), or

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "peer.h"
+#include "watch.h"
 
 #define REACH_TIMEOUT  (3 * SECOND)
 #define PING_FIRST     (50 * MILLISECOND)
@@ -284,6 +285,9 @@ static void take_event(struct session *session, struct flow *flow, const uint8_t
 	case EVENT_REVOKED:
 		peer_lost(peer, VIADUCT_E_REVOKED,
 			  "the relay's operator has revoked this identity");
+		break;
+	case EVENT_PEER:
+		watch_changed(session, &event);
 		break;
 	case EVENT_CLOSING:
 		say_leave(session);

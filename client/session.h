@@ -40,6 +40,9 @@ struct session {
 	bool rekey_wanted;           // as soon as the last one is over
 	unsigned int rekey_attempts; // that failed in a row
 
+	uint64_t watch_last; // event of others, if `watch_known`
+	bool watch_known;
+
 	LIST_HEAD(, flow) flows;
 	unsigned int retired;
 	struct timer retire; // closes the flows that lane 0 has left

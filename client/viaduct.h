@@ -116,6 +116,16 @@ struct viaduct_entry {
 	const char *name;
 };
 
+/* What has happened to another peer. It and what it points at are valid until the callback returns.
+ */
+struct viaduct_change {
+	const char *what; // "joined", "left", "expired", "moved", "revoked", "cut"; "missed": see
+			  // `missed`
+	struct viaduct_id id;
+	const char *name; // "" if it is longer than a message, and with "missed"
+	uint64_t missed;  // events before this one that got lost; viaduct_peers() says who is there
+};
+
 /* What a peer is told. Every member may be NULL. The struct is not copied and must outlive it. */
 struct viaduct_callbacks {
 	/* The session works in both directions. Comes again after each automatic rejoin. */
@@ -133,6 +143,9 @@ struct viaduct_callbacks {
 
 	/* The address that the relay now sends to ("10.77.0.2:40000"): after a join or a roam. */
 	void (*path)(struct viaduct_peer *peer, const char *address);
+
+	/* Something has happened to a peer that viaduct_watch() is about. */
+	void (*changed)(struct viaduct_peer *peer, const struct viaduct_change *change);
 
 	/* The session has moved on to the keys of this epoch. No message is lost by it. */
 	void (*rekeyed)(struct viaduct_peer *peer, uint32_t epoch);
@@ -384,6 +397,17 @@ int viaduct_resolve(struct viaduct_peer *peer, const char *name, viaduct_list_cb
 /* Who is in this cluster, or with NULL at this relay? Returns as viaduct_resolve(). */
 int viaduct_peers(struct viaduct_peer *peer, const char *cluster, viaduct_list_cb *callback,
 		  void *user);
+
+/*
+ * Has the relay say what happens to peer `id` (NULL: to all) of `cluster` (NULL: any), as far as
+ * this peer may send to them: `changed` follows, each time. Instead of what was watched before, and
+ * until the session ends: ask again in `joined`. If the relay refuses or doesn't answer, `warning`
+ * says so. Returns as viaduct_resolve().
+ */
+int viaduct_watch(struct viaduct_peer *peer, const char *cluster, const struct viaduct_id *id);
+
+/* Ends that. Returns the same. */
+int viaduct_unwatch(struct viaduct_peer *peer);
 
 /*
  * The answer to any control request: JSON text of `length` bytes, NUL-terminated, NULL if `error`

@@ -106,21 +106,14 @@ static const cyaml_schema_field_t session_fields[] = {
 };
 
 static const cyaml_schema_field_t limits_fields[] = {
-	NUMBER(limits, tls_timeout),
-	NUMBER(limits, hello_timeout),
-	NUMBER(limits, close_timeout),
-	NUMBER(limits, hello_size),
-	NUMBER(limits, handshakes),
-	NUMBER(limits, handshakes_per_second),
-	NUMBER(limits, source_handshakes),
-	NUMBER(limits, source_handshakes_per_second),
-	NUMBER(limits, member_handshakes),
-	NUMBER(limits, member_handshakes_per_second),
-	NUMBER(limits, busy_per_second),
-	NUMBER(limits, waiting),
-	NUMBER(limits, waiting_timeout),
-	NUMBER(limits, takeovers_per_minute),
-	CYAML_FIELD_END,
+	NUMBER(limits, tls_timeout),       NUMBER(limits, hello_timeout),
+	NUMBER(limits, close_timeout),     NUMBER(limits, hello_size),
+	NUMBER(limits, handshakes),        NUMBER(limits, handshakes_per_second),
+	NUMBER(limits, source_handshakes), NUMBER(limits, source_handshakes_per_second),
+	NUMBER(limits, member_handshakes), NUMBER(limits, member_handshakes_per_second),
+	NUMBER(limits, busy_per_second),   NUMBER(limits, waiting),
+	NUMBER(limits, waiting_timeout),   NUMBER(limits, takeovers_per_minute),
+	NUMBER(limits, watchers),          CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t trust_fields[] = {
@@ -220,6 +213,7 @@ static const struct limit {
 	LIMIT(limits, waiting, 0, 65536, 16384),
 	LIMIT(limits, waiting_timeout, 1, 60, 20),
 	LIMIT(limits, takeovers_per_minute, 1, 60000, 6),
+	LIMIT(limits, watchers, 0, WIRE_SLOTS / 2, 1000),
 	LIMIT(trust, score_half_life, 1, 86400, 300),
 	LIMIT(trust, cut_seconds, 1, 86400, 60),
 	LIMIT(trust, cut_seconds_max, 1, 604800, 86400),

@@ -103,6 +103,7 @@ struct config {
 		int waiting;
 		int waiting_timeout; // s
 		int takeovers_per_minute;
+		int watchers;
 	} limits;
 	struct config_trust {
 		char crl[CONFIG_PATH_MAX];                    // "": none

@@ -236,6 +236,7 @@ static int members_start(struct viaductd *v)
 		.mtu = (unsigned int)config->data.mtu,
 		.expiry_ms = (unsigned int)config->session.expiry * 1000,
 		.takeovers_per_minute = (unsigned int)config->limits.takeovers_per_minute,
+		.watchers = (unsigned int)config->limits.watchers,
 		.key_records = (uint32_t)config->session.key_records,
 		.node = v->plan.workers[0].node,
 		.aead = v->aead,

@@ -156,6 +156,7 @@ static void session_free(struct members *members, struct member_session *session
 {
 	struct publication *publication = session->published;
 
+	watch_end(members, session);
 	if (publication) {
 		publication->keys[1] = session->rx[0];
 		publication->keys[2] = session->rx[1];
@@ -264,16 +265,17 @@ static void settle(struct members *members, struct member *member, bool was_pres
 		roster_leave(&members->roster, member, now_ms);
 }
 
-static void tell(const struct members *members, struct member_session *session, const char *event)
+static void tell(struct members *members, struct member_session *session, const char *event)
 {
 	if (members->config.tell)
 		members->config.tell(members->config.tell_arg,
 				     &(struct member_news){.event = event, .session = session});
+	watches_tell(members, session, event);
 }
 
-static void note_left(const struct members *members, struct member_session *session,
-		      const char *reason)
+static void note_left(struct members *members, struct member_session *session, const char *reason)
 {
+	watch_end(members, session);
 	tell(members, session, reason);
 	log_info("left", "id=%s name=%s index=%u reason=%s", session->member->text,
 		 session->member->name, session->index, reason);
@@ -785,6 +787,11 @@ bool member_marks(struct member_session *session, uint32_t marks[SESSION_MARK_CO
 	return true;
 }
 
+uint16_t member_cluster(const struct member_session *session)
+{
+	return session->published->session.cluster;
+}
+
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)
 {
 	const struct session *published = &session->published->session;
@@ -845,6 +852,7 @@ void members_tick(struct members *members, uint64_t now_ms)
 	deadline_check(members, &members->overlapping, now_ms, end_overlap);
 	deadline_check(members, &members->ending, now_ms, forget_last);
 	roster_expire(&members->roster, now_ms);
+	watches_tick(members, now_ms);
 }
 
 static void sweep_session(struct members *members, struct member_session *session, uint64_t now_ms)
@@ -885,6 +893,7 @@ int members_init(struct members *members, const struct member_config *config,
 	CDS_INIT_LIST_HEAD(&members->pending);
 	CDS_INIT_LIST_HEAD(&members->overlapping);
 	CDS_INIT_LIST_HEAD(&members->ending);
+	watches_init(&members->watches, config->watchers);
 	if (roster_init(&members->roster, slots, wire_get32(secret + 32)))
 		return -ENOMEM;
 	members->sessions = session_table_new(slots, config->groups_max);

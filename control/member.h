@@ -11,6 +11,7 @@
 #include "groups.h"
 #include "roster.h"
 #include "route.h"
+#include "watch.h"
 
 enum {
 	MEMBER_FIRST_RECORD_MS = 10000, // a session that is not used until then is forgotten
@@ -66,6 +67,7 @@ struct member_session {
 	uint64_t challenged_ms; // 0: never
 	struct endpoint challenged;
 	char token[MEMBER_TOKEN_TEXT + 1];
+	struct watch *watch; // NULL: it watches nobody
 };
 
 /* Something that those who watch want to know. */
@@ -86,6 +88,7 @@ struct member_config {
 	unsigned int mtu;
 	unsigned int expiry_ms;
 	unsigned int takeovers_per_minute;
+	unsigned int watchers;
 	uint32_t key_records;
 	int node; // NUMA node for keys, -1: any
 	const struct aead_ops *aead;
@@ -113,7 +116,8 @@ struct members {
 	unsigned int joining;             // with a next one
 	unsigned int present;             // with either
 	uint64_t rekeyed;                 // since start
-	char closing[64];                 // event; "" unless the relay stops
+	struct watches watches;
+	char closing[64]; // event; "" unless the relay stops
 };
 
 /* What a peer that TLS has authenticated asks for. */
@@ -219,6 +223,9 @@ void members_say_closing(struct members *members, unsigned int within_s);
 
 /* How often workers have marked the session since the last call. Returns whether they have. */
 bool member_marks(struct member_session *session, uint32_t marks[SESSION_MARK_COUNT]);
+
+/* The number of its cluster, for the policy. */
+uint16_t member_cluster(const struct member_session *session);
 
 /* Since when nothing authentic has come, in ms. */
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms);

@@ -112,6 +112,7 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 	reload->members->config.expiry_ms = (unsigned int)config->session.expiry * 1000;
 	reload->members->config.takeovers_per_minute =
 		(unsigned int)config->limits.takeovers_per_minute;
+	reload->members->watches.max = (unsigned int)config->limits.watchers;
 	reputation_configure(reload->reputation, &config->trust);
 	clusters_publish(&reload->members->sessions->policy, next->policy);
 	revoke_enforce(reload->trust, reload->members, now_ms);

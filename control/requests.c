@@ -26,9 +26,10 @@ static int parse_object(struct request *request, const json_t *root, const char 
 		[REQUEST_RESOLVE] = "resolve", [REQUEST_PEERS] = "peers",
 		[REQUEST_RELAYS] = "relays",   [REQUEST_LEAVE] = "leave",
 		[REQUEST_ECHO] = "echo",       [REQUEST_COMPLAIN] = "complain",
+		[REQUEST_WATCH] = "watch",     [REQUEST_UNWATCH] = "unwatch",
 	};
 	const char *op = json_string_value(json_object_get(root, "op"));
-	char after[WIRE_ID_TEXT + 1], peer[WIRE_ID_TEXT + 1];
+	char after[WIRE_ID_TEXT + 1], id[WIRE_ID_TEXT + 1], peer[WIRE_ID_TEXT + 1];
 	size_t i = 0;
 
 	*detail = "op must be a string";
@@ -52,6 +53,11 @@ static int parse_object(struct request *request, const json_t *root, const char 
 	if (!get_text(root, "after", false, after, sizeof(after)) ||
 	    (*after && wire_id_parse(&request->after, after)))
 		return -EINVAL;
+	*detail = "id must be a peer's id";
+	if (!get_text(root, "id", false, id, sizeof(id)) ||
+	    (*id && wire_id_parse(&request->id, id)))
+		return -EINVAL;
+	request->one = *id;
 	*detail = "token must be the challenge's";
 	if (!get_text(root, "token", request->op == REQUEST_ECHO, request->token,
 		      sizeof(request->token)))
@@ -165,6 +171,24 @@ static size_t answer_error(char answer[ANSWER_SIZE], const char *code, const cha
 				"{\"ok\":false,\"error\":\"%s\",\"detail\":\"%s\"}", code, detail);
 }
 
+static size_t watch(struct members *members, struct member_session *session,
+		    const struct request *request, char answer[ANSWER_SIZE])
+{
+	uint64_t sequence;
+	int result;
+
+	if (session != session->member->current)
+		return 0; // isn't answered
+	result = watch_begin(members, session, request->one ? &request->id : NULL,
+			     *request->cluster ? request->cluster : NULL, &sequence);
+	if (result)
+		return answer_error(answer, "busy",
+				    result == -EBUSY ? "enough peers watch already"
+						     : "out of memory");
+	return (size_t)snprintf(answer, ANSWER_SIZE, "{\"ok\":true,\"sequence\":%llu}",
+				(unsigned long long)sequence);
+}
+
 static size_t answer_complaint(struct reputation *reputation, struct member_session *session,
 			       const struct request *request, char answer[ANSWER_SIZE],
 			       uint64_t now_ms)
@@ -217,6 +241,11 @@ void request_handle(struct members *members, struct reputation *reputation,
 	} else if (request.op == REQUEST_RELAYS) {
 		length = answer_text(answer, "{\"ok\":true,\"relays\":[]}");
 	} else if (request.op == REQUEST_LEAVE) {
+		length = answer_text(answer, "{\"ok\":true}");
+	} else if (request.op == REQUEST_WATCH) {
+		length = watch(members, session, &request, answer);
+	} else if (request.op == REQUEST_UNWATCH) {
+		watch_end(members, session);
 		length = answer_text(answer, "{\"ok\":true}");
 	} else {
 		length = answer_peers(&members->roster, &request, answer);

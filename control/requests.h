@@ -13,6 +13,8 @@ enum request_op {
 	REQUEST_LEAVE,
 	REQUEST_ECHO,
 	REQUEST_COMPLAIN,
+	REQUEST_WATCH,
+	REQUEST_UNWATCH,
 };
 
 struct request {
@@ -20,6 +22,8 @@ struct request {
 	char name[IDENTITY_NAME_MAX + 1];
 	char cluster[IDENTITY_NAME_MAX + 1]; // "" for all
 	struct wire_id after;                // zero for from the first
+	struct wire_id id;                   // if `one`
+	bool one;
 	char token[MEMBER_TOKEN_TEXT + 1];
 	struct wire_id peer; // that a complaint is about
 	char reason[REPUTATION_REASON + 1];

@@ -33,6 +33,8 @@ static void parse_event(const char *text, size_t size)
 		       memchr(event.address, '\0', sizeof(event.address)));
 		assert(event.kind != EVENT_CHALLENGE ||
 		       memchr(event.token, '\0', sizeof(event.token)));
+		assert(memchr(event.change, '\0', sizeof(event.change)));
+		assert(memchr(event.name, '\0', sizeof(event.name)));
 	}
 }
 
@@ -50,11 +52,13 @@ static void parse_list(const char *text, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char *text = fuzz_copy(data, size);
+	uint64_t sequence;
 
 	parse_line(text, size);
 	parse_event(text, size);
 	parse_list(text, size);
 	answer_parse_ok(text, size);
+	answer_parse_watch(&sequence, text, size);
 	free(text);
 	return 0;
 }

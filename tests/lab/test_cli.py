@@ -12,7 +12,7 @@ from netns import PEERS_INTERFACE, run
 from peer import BULK, REQUEST, RESPONSE, SEND, Identity, Peer
 from relay import CONTROL_V4, CONTROL_V6, PORT, VIADUCT, Relay, eventually
 
-COMMANDS = ["ping", "send", "listen", "request", "reply", "status", "peers", "routes", "drops",
+COMMANDS = ["ping", "send", "listen", "request", "reply", "watch", "status", "peers", "routes", "drops",
             "cert"]
 
 

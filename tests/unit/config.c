@@ -169,7 +169,7 @@ static const struct {
 	 "hello_size, "
 	 "handshakes, handshakes_per_second, source_handshakes, source_handshakes_per_second, "
 	 "member_handshakes, member_handshakes_per_second, busy_per_second, waiting, "
-	 "waiting_timeout, takeovers_per_minute"},
+	 "waiting_timeout, takeovers_per_minute, watchers"},
 	{TLS "data: {interface: eth0}\n---\na: b\n", "4:1: a second document"},
 	{TLS "data: [\n", "3:1: this is not YAML: did not find expected node content"},
 	{TLS "data: {interface: *none}\n", "2:19: this is not YAML: found undefined alias"},

@@ -37,6 +37,15 @@ static void test_parse(void **state)
 	assert_int_equal(parse("{\"op\":\"echo\",\"token\":\"7\"}", &request), 0);
 	assert_int_equal(request.op, REQUEST_ECHO);
 	assert_string_equal(request.token, "7");
+	assert_int_equal(parse("{\"op\":\"watch\",\"cluster\":\"c\",\"id\":"
+			       "\"b4aaaaaaaaaaaaaaaaaaaaaaaa\"}",
+			       &request),
+			 0);
+	assert_int_equal(request.op, REQUEST_WATCH);
+	assert_true(request.one && wire_id_equal(&request.id, &(struct wire_id){{0x0f}}));
+	assert_int_equal(parse("{\"op\":\"unwatch\"}", &request), 0);
+	assert_int_equal(request.op, REQUEST_UNWATCH);
+	assert_false(request.one);
 	assert_int_equal(parse("{\"op\":\"fly\"}", &request), -ENOTSUP);
 
 	static const char *const bad[] = {
@@ -53,6 +62,8 @@ static void test_parse(void **state)
 		"{\"op\":\"peers\",\"cluster\":1}",
 		"{\"op\":\"peers\",\"after\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
 		"{\"op\":\"peers\",\"after\":\"AAAAAAAAAAAAAAAAAAAAAAAAAA\"}",
+		"{\"op\":\"watch\",\"id\":\"x\"}",
+		"{\"op\":\"watch\",\"cluster\":7}",
 		"{\"op\":\"echo\"}",
 		"{\"op\":\"echo\",\"token\":\"000000000000000000000000000000000\"}",
 		"\xff",

@@ -70,6 +70,7 @@ static int begin(void **state, unsigned int max)
 		.mtu = 1500,
 		.expiry_ms = 30000,
 		.takeovers_per_minute = 6,
+		.watchers = 2,
 		.key_records = 1000,
 		.aead = &aead,
 		.send = note,
