@@ -13,6 +13,7 @@
 #include "lookup.h"
 #include "peer.h"
 #include "session.h"
+#include "tickets.h"
 #include "trust.h"
 
 enum {
@@ -195,6 +196,7 @@ void viaduct_free(struct viaduct *v)
 		viaduct_peer_close(peer, false);
 	context_reap(v);
 	lookup_free_all(v);
+	tickets_free_all(v);
 	trust_free_all(v);
 	while ((record = STAILQ_FIRST(&v->spare))) {
 		STAILQ_REMOVE_HEAD(&v->spare, link);

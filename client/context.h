@@ -27,6 +27,7 @@ enum {
 struct trust;
 struct relay;
 struct session;
+struct tickets;
 
 /* A descriptor that epoll watches, inside what it belongs to. */
 struct watch {
@@ -62,6 +63,7 @@ struct viaduct {
 	struct timer dial; // somebody's turn has come
 
 	struct trust *trusts;
+	struct tickets *tickets; // NULL: none
 	struct relay *relays;
 
 	struct record_queue spare; // records to use again

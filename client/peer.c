@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "tickets.h"
+
 #define LEAVE_TIMEOUT SECOND
 #define CIPHERS       "aes-256-gcm,chacha20-poly1305"
 
@@ -148,6 +150,7 @@ int viaduct_peer_open(struct viaduct_peer **opened, struct viaduct *v,
 	ret = files_check(peer, text, size);
 	if (ret)
 		goto out;
+	tickets_recall(peer);
 	LIST_INSERT_HEAD(&v->peers, peer, link_peers);
 	peer->retry.fire = retry_due;
 	context_timer_in(v, &peer->retry, 0);
@@ -369,6 +372,7 @@ void viaduct_peer_close(struct viaduct_peer *peer, bool leave)
 void peer_free(struct viaduct_peer *peer)
 {
 	LIST_REMOVE(peer, link_peers);
+	tickets_keep(peer);
 	credentials_fini(&peer->credentials);
 	SSL_SESSION_free(peer->ticket);
 	SSL_CTX_free(peer->ctx);

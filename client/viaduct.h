@@ -274,7 +274,8 @@ void viaduct_handshakes_limit(struct viaduct *v, unsigned int limit);
 /*
  * Opens a peer and starts to join; `joined` or `failed` says how that went. Reads the certificate
  * files now, and again for each later handshake, so renewed ones are picked up; a new key makes it
- * another identity, which joins anew. The peer belongs to the context. Returns 0; -EINVAL (a bad
+ * another identity, which joins anew. An identity that was open before in this context comes back
+ * by a shorter handshake. The peer belongs to the context. Returns 0; -EINVAL (a bad
  * config), -ENOENT, -EACCES… (a file can't be read), -EKEYREJECTED (a file holds no certificate or
  * key, or they don't belong together), -ENOMEM. viaduct_open_error() words what is wrong.
  */

@@ -700,6 +700,22 @@ static void leaving_is_said(void **state)
 	assert_false(session->used);
 }
 
+static void who_comes_back_resumes(void **state)
+{
+	struct seen seen, other;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	viaduct_peer_close(peer, true);
+	run_until(seen.closed);
+	join("peer-2", &other);
+	assert_int_equal(stub->resumed, 0);
+	peer = join("peer-1", &seen);
+	assert_int_equal(stub->resumed, 1);
+	viaduct_peer_close(peer, false);
+	join("peer-1", &seen);
+	assert_int_equal(stub->resumed, 2);
+}
+
 static void leaving_loses_nothing(void **state)
 {
 	struct seen seen1, seen2;
@@ -1061,6 +1077,7 @@ int main(void)
 		client_test(replaced_peers_stay_away),
 		client_test(revoked_peers_stay_away),
 		client_test(leaving_is_said),
+		client_test(who_comes_back_resumes),
 		client_test(leaving_loses_nothing),
 		client_test(leaving_ends_without_an_answer),
 		client_test(closing_in_a_callback_is_fine),
