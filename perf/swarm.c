@@ -23,6 +23,7 @@
 
 #include "viaduct.h"
 #include "histogram.h"
+#include "measure.h"
 
 enum {
 	PAYLOAD_MIN = 24, // number, time, sender, receiver
@@ -32,8 +33,6 @@ enum {
 	EXIT_USAGE = 2,
 	EXIT_INTERRUPTED = 130,
 };
-
-#define SECOND UINT64_C(1000000000)
 
 struct options {
 	const char *relay;
@@ -79,14 +78,6 @@ struct swarm {
 };
 
 static volatile sig_atomic_t interrupted;
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * SECOND + (uint64_t)t.tv_nsec;
-}
 
 /* splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators). */
 static uint64_t random_next(struct swarm *s)
@@ -269,25 +260,6 @@ static double watch_cpu(pid_t pid)
 	return found == 2 ? (double)(user + system) / (double)sysconf(_SC_CLK_TCK) : 0;
 }
 
-/* Resident memory and huge pages, in MB. */
-static double watch_memory(pid_t pid)
-{
-	unsigned long kb, sum = 0;
-	char path[64], line[256];
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	file = fopen(path, "re");
-	if (!file)
-		return 0;
-	while (fgets(line, sizeof(line), file))
-		if (sscanf(line, "VmRSS: %lu", &kb) == 1 ||
-		    sscanf(line, "HugetlbPages: %lu", &kb) == 1)
-			sum += kb;
-	fclose(file);
-	return (double)sum / 1024;
-}
-
 /* ---- The phases ---- */
 
 /* Opens the peers of the PKI folder. Returns 0 or a negative errno, having said what is wrong. */
@@ -438,7 +410,7 @@ static void messages_run(struct swarm *s)
 	}
 	s->seconds = (double)(now - start) / (double)SECOND;
 	s->cpu_percent = 100 * (watch_cpu(s->options.watch) - cpu) / s->seconds;
-	s->memory_mb = watch_memory(s->options.watch);
+	s->memory_mb = process_memory(s->options.watch);
 	deadline = now + s->options.linger_s * SECOND;
 	while ((s->delivered < s->sent || s->waiting) && now_ns() < deadline && !interrupted)
 		viaduct_wait(s->viaduct, 10);

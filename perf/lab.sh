@@ -1,25 +1,26 @@
 #!/bin/bash
-# The storm of perf/storm.c, in a network of its own. Built as build/perf/storm.
+# Runs perf/@name@.c in a network of its own, with certificates and configurations. Built as
+# build/perf/@name@.
 # shellcheck disable=SC1091,SC2034  # meson fills in where the others are, which use the variables
 set -euo pipefail
 . "@root@/scripts/lib.sh"
-me=storm build=@build@
-lab=$build/storm ns_relay=viaduct-storm-relay ns_peers=viaduct-storm-peers
+me=@name@ build=@build@
+lab=$build/@name@ ns_relay=viaduct-@name@-relay ns_peers=viaduct-@name@-peers
 . "@root@/scripts/lab.sh"
 viaductd=$build/control/viaductd viaduct=$build/client/viaduct
 
-peers=10000 bystanders=50
+peers=@peers@ bystanders=@bystanders@
 arguments=("$@")
 while [ $# != 0 ]; do
 	case $1 in
 		--peers) peers=${2-} ;;
 		--bystanders) bystanders=${2-} ;;
-		-h | --help) exec "$build/perf/storm-peers" --help ;;
+		-h | --help) exec "$build/perf/@name@-peers" --help ;;
 	esac
 	shift
 done
 whole_number --peers "$peers" 1 20000
-whole_number --bystanders "$bystanders" 2 1000
+whole_number --bystanders "$bystanders" 0 20000
 [ "$(id -u)" = 0 ] || die "needs root, for network namespaces and AF_XDP"
 
 finish()
@@ -33,12 +34,12 @@ finish()
 
 mkdir -p "$lab"
 exec 9>"$lab/lock"
-flock -n 9 || die "another storm is running in this tree"
+flock -n 9 || die "another one is running in this tree"
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 network_down # what a killed one has left
-rm -f "$lab/viaductd.log" "$lab/tickets"
+rm -f "$lab/viaductd.log" "$lab/tickets" "$lab/revoked"
 
 # Certificates are made once for so many.
 total=$((peers + bystanders))
@@ -58,11 +59,13 @@ session:
 limits:
   source_handshakes: 10000
   source_handshakes_per_second: 100000
+trust:
+  revoked: $lab/revoked
 END
 	mv "$lab/viaductd.yaml" "$lab/$1.yaml"
 }
 config small 100
-config storm $((total))
+config large "$total"
 
-run ip netns exec "$ns_peers" "$build/perf/storm-peers" --lab "$lab" --netns "$ns_relay" \
+run ip netns exec "$ns_peers" "$build/perf/@name@-peers" --lab "$lab" --netns "$ns_relay" \
 	--daemon "$viaductd" "${arguments[@]}" 9>&-
