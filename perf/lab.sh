@@ -7,7 +7,7 @@ set -euo pipefail
 me=@name@ build=@build@
 lab=$build/@name@ ns_relay=viaduct-@name@-relay ns_peers=viaduct-@name@-peers
 . "@root@/scripts/lab.sh"
-viaductd=$build/control/viaductd viaduct=$build/client/viaduct
+viaduct=$build/client/viaduct
 
 peers=@peers@ bystanders=@bystanders@
 arguments=("$@")
@@ -68,4 +68,4 @@ config small 100
 config large "$total"
 
 run ip netns exec "$ns_peers" "$build/perf/@name@-peers" --lab "$lab" --netns "$ns_relay" \
-	--daemon "$viaductd" "${arguments[@]}" 9>&-
+	--build "$build" "${arguments[@]}" 9>&-

@@ -75,10 +75,11 @@ json_int_t relay_number(const struct relay *relay, const char *section, const ch
 
 void relay_start(struct relay *relay, const char *config)
 {
-	char file[4096], log[4096];
+	char daemon[4096], file[4096], log[4096];
 	uint64_t deadline = now_ns() + READY_S * SECOND;
 	json_t *status = NULL;
 
+	snprintf(daemon, sizeof(daemon), "%s/control/viaductd", relay->build);
 	snprintf(file, sizeof(file), "%s/%s.yaml", relay->lab, config);
 	snprintf(log, sizeof(log), "%s/viaductd.log", relay->lab);
 	relay->pid = fork();
@@ -87,8 +88,7 @@ void relay_start(struct relay *relay, const char *config)
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(fd, STDERR_FILENO);
-		execlp("ip", "ip", "netns", "exec", relay->netns, relay->daemon, "-c", file,
-		       (char *)NULL);
+		execlp("ip", "ip", "netns", "exec", relay->netns, daemon, "-c", file, (char *)NULL);
 		_exit(127);
 	}
 	while (!status && now_ns() < deadline) {

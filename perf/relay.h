@@ -12,9 +12,9 @@
 #include "viaduct.h"
 
 struct relay {
-	const char *lab;    // its folder
-	const char *netns;  // where the relay runs
-	const char *daemon; // viaductd
+	const char *lab;   // its folder
+	const char *netns; // where the relay runs
+	const char *build; // the build tree
 	pid_t pid;
 };
 

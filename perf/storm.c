@@ -190,7 +190,7 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 		{"json", no_argument, NULL, 'j'},
 		{"lab", required_argument, NULL, 'l'},
 		{"netns", required_argument, NULL, 'N'},
-		{"daemon", required_argument, NULL, 'd'},
+		{"build", required_argument, NULL, 'B'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
@@ -217,8 +217,8 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 		case 'N':
 			relay->netns = optarg;
 			break;
-		case 'd':
-			relay->daemon = optarg;
+		case 'B':
+			relay->build = optarg;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -227,7 +227,7 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 			exit(EXIT_USAGE);
 		}
 	}
-	if (optind < argc || !relay->lab || !relay->netns || !relay->daemon) {
+	if (optind < argc || !relay->lab || !relay->netns || !relay->build) {
 		fputs("storm: is run by build/perf/storm; try its --help\n", stderr);
 		exit(EXIT_USAGE);
 	}
