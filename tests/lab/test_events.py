@@ -1,18 +1,19 @@
 """What happens to peers, as `viaduct events` tells it."""
 
 import json
+import os
 import socket
 import subprocess
 
 import pytest
 
 from netns import PEER_V4
-from relay import VIADUCT, eventually
+from relay import CONTROL_V4, VIADUCT, eventually
 
 
 @pytest.fixture
 def watch(relay):
-    """Gives the next event of a peer."""
+    """Gives the next event of a peer, or of an identity."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(5)
     sock.connect(relay.admin_socket)
@@ -21,9 +22,10 @@ def watch(relay):
     assert json.loads(file.readline()) == {"ok": True}
 
     def next_of(peer):
+        identity = getattr(peer, "identity", peer)
         while True:
             event = json.loads(file.readline())
-            if event["id"] == peer.identity.text:
+            if event["id"] == identity.text:
                 return event
     yield next_of
     file.close()
@@ -60,6 +62,24 @@ def test_silence(join, watch, neighbours):
     alice = join("alice")
     assert watch(alice)["event"] == "joined"
     assert watch(alice)["event"] == "expired"
+
+
+@pytest.mark.relay(session={"keepalive": 1, "expiry": 3})
+def test_killed(relay, join, federation, identities, watch, neighbours):
+    """A process that ends without a word is forgotten, and its route with it."""
+    victim = identities("victim")
+    environment = {**os.environ, "VIADUCT_RELAY": "{}:{}".format(*CONTROL_V4),
+                   "VIADUCT_CA": federation.trust, "VIADUCT_CERT": victim.certificate,
+                   "VIADUCT_KEY": victim.key}
+    with subprocess.Popen((VIADUCT, "listen"), env=environment, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:
+        assert watch(victim)["event"] == "joined"
+        process.kill()
+    assert victim.text in [route["id"] for route in relay.admin("routes")["routes"]]
+    assert watch(victim)["event"] == "expired"
+    assert victim.text not in [route["id"] for route in relay.admin("routes")["routes"]]
+    bob = join("bob")
+    assert bob.wait_tag(bob.send(victim.id)).reason == "no_route"
 
 
 def test_command(relay, make_peer, neighbours):

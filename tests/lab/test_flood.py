@@ -45,6 +45,25 @@ def handshakes(relay):
     return relay.admin("status")["handshakes"]
 
 
+def descriptors(relay):
+    return len(os.listdir(f"/proc/{relay.admin('status')['pid']}/fd"))
+
+
+def memory(relay):
+    with open(f"/proc/{relay.admin('status')['pid']}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def no_growth(relay):
+    """What a flood made the relay take, it gives back."""
+    before = descriptors(relay), memory(relay)
+    yield
+    eventually(lambda: descriptors(relay) <= before[0], 10, "descriptors are left")
+    # the sanitizers' allocator keeps the stacks of all that was freed
+    assert memory(relay) - before[1] < (64 if SANITIZED else 16) << 20
+
+
 def quiet(relay):
     """No connection is left over."""
     return all(handshakes(relay)[name] == 0 for name in ("open", "waiting", "silent"))
@@ -201,6 +220,7 @@ def test_garbage_on_both_ports(relay, join, neighbours):
     """While others work; TCP and UDP have the same number."""
     chance = random.Random(7740)
     over = threading.Event()
+    before, failed = relay.drops(), handshakes(relay)["failed"]
 
     def throw_datagrams():
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -229,11 +249,9 @@ def test_garbage_on_both_ports(relay, join, neighbours):
         for thread in threads:
             thread.join()
     eventually(lambda: quiet(relay), 10)
-
-
-def memory(relay):
-    with open(f"/proc/{relay.admin('status')['pid']}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    records, messages = relay.drops().dropped_since(before)
+    assert records and not messages
+    assert handshakes(relay)["failed"] > failed
 
 
 @pytest.mark.relay(limits={"takeovers_per_minute": 60000})

@@ -4,6 +4,7 @@ import datetime
 import os
 import stat
 import subprocess
+import threading
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from peer import PING
 from relay import VIADUCT, eventually
 
 REVOKED = "revoked"
+BURST = 32  # records that a worker looks at, at most, before it looks at the tables again
 
 
 def revocation_file(relay):
@@ -73,6 +75,33 @@ def test_revoke(relay, join, neighbours, revocations):
     assert viaduct(relay, "revoke", "--undo", alice.identity.text).returncode == 0
     alice.connect()
     alice.wait_tag(bob.send(alice.identity.id))
+
+
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_revoke_while_it_sends(relay, join, neighbours, revocations):
+    """When the command is over, so are the messages: but for what a worker had in its hands."""
+    alice, bob = join("alice"), join("bob")
+    over = threading.Event()
+    sent = 0
+
+    def send():
+        nonlocal sent
+        while not over.wait(0.0005):
+            alice.send(bob.identity.id, sent.to_bytes(8, "big"))
+            sent += 1
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        eventually(lambda: bob.poll(0.01) or len(bob.inbox) > 50)
+        assert viaduct(relay, "revoke", alice.identity.text).returncode == 0
+        last = sent
+        eventually(lambda: bob.poll(0.01) or sent > last + 500)
+    finally:
+        over.set()
+        thread.join()
+    bob.poll(0.1)
+    numbers = [int.from_bytes(message.payload, "big") for message in bob.inbox]
+    assert max(numbers) <= last + BURST
 
 
 @pytest.mark.relay(trust={"revoked": REVOKED})
