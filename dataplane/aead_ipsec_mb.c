@@ -5,14 +5,20 @@
 
 #include "node.h"
 
-// what aead_prefetch() knows the layout of
+enum { LINE = 64, AHEAD = 8 };
+
+/*
+ * 16 cache lines. The library's struct of 1,008 bytes asks for 64-byte alignment, but its code
+ * loads no more than 16 bytes at once from an address that it takes for aligned; 16 bytes in, the
+ * cipher's IV and round keys fill four lines, and the powers of the hash key, the highest first,
+ * the other twelve.
+ */
 struct key {
 	struct aead_key base;
-	union {
-		struct gcm_key_data gcm; // 64-byte aligned
-		uint8_t chacha[WIRE_KEY_SIZE];
-	};
-};
+	uint8_t expanded[sizeof(struct gcm_key_data)]; // of ChaCha20-Poly1305: just the key
+} __attribute__((aligned(LINE)));
+
+_Static_assert(sizeof(struct key) == 16 * LINE, "a key's parts lie in whole cache lines");
 
 static IMB_MGR *manager_new(int node)
 {
@@ -47,9 +53,9 @@ static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_E
 	key->base.aead = aead;
 	memcpy(key->base.iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
 	if (aead == WIRE_AES_256_GCM)
-		IMB_AES256_GCM_PRE(expander, secret, &key->gcm);
+		IMB_AES256_GCM_PRE(expander, secret, (struct gcm_key_data *)(void *)key->expanded);
 	else
-		memcpy(key->chacha, secret, WIRE_KEY_SIZE);
+		memcpy(key->expanded, secret, WIRE_KEY_SIZE);
 	return &key->base;
 }
 
@@ -90,34 +96,61 @@ static inline void run(IMB_MGR *manager, const struct aead_job *job, uint8_t *ta
 
 	wire_nonce(nonce, key->base.iv, job->record);
 	if (key->base.aead == WIRE_AES_256_GCM) {
+		const void *gcm = key->expanded;
 		struct gcm_context_data context;
 
 		if (seal)
-			IMB_AES256_GCM_ENC(manager, &key->gcm, &context, text, text, length, nonce,
+			IMB_AES256_GCM_ENC(manager, gcm, &context, text, text, length, nonce,
 					   job->record, WIRE_RECORD_HEADER, tag, WIRE_TAG_SIZE);
 		else
-			IMB_AES256_GCM_DEC(manager, &key->gcm, &context, text, text, length, nonce,
+			IMB_AES256_GCM_DEC(manager, gcm, &context, text, text, length, nonce,
 					   job->record, WIRE_RECORD_HEADER, tag, WIRE_TAG_SIZE);
 	} else {
 		struct chacha20_poly1305_context_data context;
 
-		IMB_CHACHA20_POLY1305_INIT(manager, key->chacha, &context, nonce, job->record,
+		IMB_CHACHA20_POLY1305_INIT(manager, key->expanded, &context, nonce, job->record,
 					   WIRE_RECORD_HEADER);
 		if (seal)
-			IMB_CHACHA20_POLY1305_ENC_UPDATE(manager, key->chacha, &context, text, text,
+			IMB_CHACHA20_POLY1305_ENC_UPDATE(manager, key->expanded, &context, text, text,
 							 length);
 		else
-			IMB_CHACHA20_POLY1305_DEC_UPDATE(manager, key->chacha, &context, text, text,
+			IMB_CHACHA20_POLY1305_DEC_UPDATE(manager, key->expanded, &context, text, text,
 							 length);
 		IMB_CHACHA20_POLY1305_ENC_FINALIZE(manager, &context, tag, WIRE_TAG_SIZE);
 	}
+}
+
+/*
+ * Fetches what a record will touch of its key: with thousands of sessions keys are in no cache. Of
+ * the hash key's powers as many as the text has blocks, up to 16; the processor sees by itself that
+ * it goes on with those before.
+ */
+static inline void prefetch(const struct aead_job *job)
+{
+	const char *key = (const char *)job->key;
+	int lines = (job->length - WIRE_RECORD_OVERHEAD + LINE - 1) / LINE;
+
+	for (int i = 0; i < 4; i++)
+		__builtin_prefetch(key + i * LINE);
+	for (int i = 0; i < 4 && i < lines; i++)
+		__builtin_prefetch(key + (15 - i) * LINE);
+}
+
+/* A few records ahead, so that fetching goes on while others are computed. */
+static inline void prefetch_first(const struct aead_job *jobs, unsigned int n)
+{
+	for (unsigned int i = 0; i < n && i < AHEAD; i++)
+		prefetch(&jobs[i]);
 }
 
 static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
 	uint8_t tag[WIRE_TAG_SIZE];
 
+	prefetch_first(jobs, n);
 	for (unsigned int i = 0; i < n; i++) {
+		if (i + AHEAD < n)
+			prefetch(&jobs[i + AHEAD]);
 		run(worker, &jobs[i], tag, false);
 		jobs[i].ok = tag_equal(tag, jobs[i].record + jobs[i].length - WIRE_TAG_SIZE);
 	}
@@ -125,7 +158,10 @@ static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 
 static void seal_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
+	prefetch_first(jobs, n);
 	for (unsigned int i = 0; i < n; i++) {
+		if (i + AHEAD < n)
+			prefetch(&jobs[i + AHEAD]);
 		run(worker, &jobs[i], jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, true);
 	}
 }

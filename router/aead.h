@@ -46,20 +46,4 @@ struct aead_ops {
 	void (*seal)(void *worker, struct aead_job *jobs, unsigned int n);
 };
 
-/*
- * Prefetches what opening or sealing a short record touches of a key. With 10,000 sessions keys are
- * in no cache, and the largest, ipsec-mb's for AES-256-GCM, has 17 lines: IV and round keys first,
- * then powers of the hash key, of which short records need the lowest, at the end. Constants, since
- * this runs twice a record; of a smaller key it fetches too much, which is harmless.
- */
-static inline void aead_prefetch(const struct aead_key *key)
-{
-	enum { LINE = 64, HEAD = 5 * LINE, TAIL = 13 * LINE, END = 17 * LINE };
-
-	for (int at = 0; at < HEAD; at += LINE)
-		__builtin_prefetch((const char *)key + at);
-	for (int at = TAIL; at < END; at += LINE)
-		__builtin_prefetch((const char *)key + at);
-}
-
 #endif

@@ -456,7 +456,6 @@ static void walk(struct forward *forward, uint64_t now_ms)
 
 		if (to && to != last) {
 			__builtin_prefetch(session_tx_lane(to, forward->number), 1);
-			aead_prefetch(to->tx);
 			last = to;
 		}
 	}
@@ -671,7 +670,6 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 				drop_record(forward, record->input, DROP_RECORD_KEY_PHASE);
 				continue;
 			}
-			aead_prefetch(session->rx[record->header.phase]);
 			window_prefetch(&record->lane->window, record->header.sequence);
 			found++;
 		}
