@@ -111,11 +111,11 @@ static inline void run(IMB_MGR *manager, const struct aead_job *job, uint8_t *ta
 		IMB_CHACHA20_POLY1305_INIT(manager, key->expanded, &context, nonce, job->record,
 					   WIRE_RECORD_HEADER);
 		if (seal)
-			IMB_CHACHA20_POLY1305_ENC_UPDATE(manager, key->expanded, &context, text, text,
-							 length);
+			IMB_CHACHA20_POLY1305_ENC_UPDATE(manager, key->expanded, &context, text,
+							 text, length);
 		else
-			IMB_CHACHA20_POLY1305_DEC_UPDATE(manager, key->expanded, &context, text, text,
-							 length);
+			IMB_CHACHA20_POLY1305_DEC_UPDATE(manager, key->expanded, &context, text,
+							 text, length);
 		IMB_CHACHA20_POLY1305_ENC_FINALIZE(manager, &context, tag, WIRE_TAG_SIZE);
 	}
 }

@@ -44,9 +44,9 @@ static unsigned int spares(void *arg, struct forward_spare *out, unsigned int n)
 	return n;
 }
 
-static void release(void *arg, void *buffer)
+static void release(void *arg, void **buffers, unsigned int n)
 {
-	rte_pktmbuf_free(buffer);
+	rte_pktmbuf_free_bulk((struct rte_mbuf **)buffers, n);
 }
 
 static unsigned int transmit(void *arg, const struct aead_job *records,

@@ -55,16 +55,17 @@ static unsigned int spares(void *worker, struct forward_spare *out, unsigned int
 	return i;
 }
 
-static void release(void *worker, void *buffer)
+static void release(void *worker, void **buffer, unsigned int n)
 {
-	spare[spare_count++] = buffer;
+	while (n--)
+		spare[spare_count++] = *buffer++;
 }
 
 static unsigned int transmit(void *worker, const struct aead_job *records,
 			     const struct forward_output *outputs, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
-		release(worker, outputs[i].buffer);
+		spare[spare_count++] = outputs[i].buffer;
 	return n;
 }
 
@@ -128,7 +129,7 @@ int main(int argc, char **argv)
 			return 1;
 	}
 	for (unsigned int i = 0; i < sizeof(buffers) / BUFFER; i++)
-		release(NULL, buffers[i]);
+		spare[spare_count++] = buffers[i];
 	forward.ops = &ops;
 	forward.sessions = sessions;
 	forward.routes = &routes;

@@ -6,6 +6,7 @@
 
 enum {
 	THOUSAND = 1000,
+	FETCH_SIZE = 192,
 	// bits of the reasons that speak of who sent the record, and could be forged by anybody
 	SUSPICIOUS =
 		1 << DROP_RECORD_TRUNCATED | 1 << DROP_RECORD_VERSION | 1 << DROP_RECORD_RESERVED |
@@ -30,7 +31,7 @@ struct leaving {
 static void give_back(struct forward *forward, struct forward_input *input)
 {
 	if (input->buffer)
-		forward->ops->release(forward->worker, input->buffer);
+		forward->ops->release(forward->worker, &input->buffer, 1);
 	input->buffer = NULL;
 }
 
@@ -106,12 +107,23 @@ send_event(struct forward *forward, enum forward_event_type type, const struct s
 	return forward->ops->event(forward->worker, event);
 }
 
+/* Fetches what is written next: other cores have read these lines, or written them. */
+static inline void fetch_to_write(const uint8_t *at)
+{
+	for (int i = 0; i < FETCH_SIZE; i += 64)
+		__builtin_prefetch(at + i, 1);
+}
+
 static void refill(struct forward *forward)
 {
-	if (forward->spare_count < FORWARD_SPARES)
-		forward->spare_count += forward->ops->spares(forward->worker,
-							     &forward->spares[forward->spare_count],
-							     FORWARD_SPARES - forward->spare_count);
+	unsigned int count = forward->spare_count;
+
+	if (count == FORWARD_SPARES)
+		return;
+	forward->spare_count += forward->ops->spares(forward->worker, &forward->spares[count],
+						     FORWARD_SPARES - count);
+	for (; count < forward->spare_count; count++)
+		fetch_to_write(forward->spares[count].record);
 }
 
 /* Whether a lane may cause one more error message. */
@@ -135,13 +147,13 @@ static bool may_tell(struct session_rx *lane, uint64_t now_ms)
 static void flush(struct forward *forward, uint64_t now_ms);
 
 /*
- * Opens a record to `to`, in `buffer` at `record`. Takes a sequence of this worker's lane: whether
- * the record is sent or not, it is never used again. Returns its number, or FORWARD_NO_RECORD if
- * the key has no more records to give.
+ * Opens a record to `to` of up to `limit` bytes, in `buffer` at `record`. Takes a sequence of this
+ * worker's lane: whether the record is sent or not, it is never used again. Returns its number, or
+ * FORWARD_NO_RECORD if the key has no more records to give.
  */
 static inline unsigned int open_record(struct forward *forward, const struct session *to,
 				       const struct session_header *header, uint8_t class,
-				       void *buffer, uint8_t *record)
+				       void *buffer, uint8_t *record, uint16_t limit)
 {
 	struct session_tx *lane = session_tx_lane(to, forward->number);
 	unsigned int number = forward->open_count;
@@ -167,7 +179,7 @@ static inline unsigned int open_record(struct forward *forward, const struct ses
 	wire_record_put(record, &clear);
 	forward->open_count++;
 	forward->open[number].to = to;
-	forward->open[number].limit = to->record_max;
+	forward->open[number].limit = limit;
 	forward->open[number].messages = 0;
 	forward->open[number].class = class;
 	forward->sealing[number].key = to->tx;
@@ -179,14 +191,16 @@ static inline unsigned int open_record(struct forward *forward, const struct ses
 }
 
 /* Appends a message to an open record that has room; it may be in place already. */
-static void append(struct forward *forward, unsigned int number, const uint8_t *message,
-		   uint16_t size)
+static inline void append(struct forward *forward, unsigned int number, const uint8_t *message,
+			  uint16_t size)
 {
 	struct aead_job *job = &forward->sealing[number];
 	uint8_t *at = job->record + job->length - WIRE_TAG_SIZE;
 
-	if (at != message)
+	if (at != message) {
 		memcpy(at, message, size);
+		fetch_to_write(at + size);
+	}
 	job->length += size;
 	forward->open[number].messages++;
 }
@@ -200,14 +214,14 @@ static uint8_t *newest(struct forward *forward, const struct session *to, uint8_
 }
 
 /*
- * Puts `size` bytes of message into a record for `to`, which is known to carry that much. `lone`:
- * the input that holds nothing but this message right behind its record header, and whose buffer
- * may be used; or NULL. Returns the record's number; FORWARD_NO_RECORD with `reason` set if there
- * is none to be had.
+ * Puts `size` bytes of message into a record for `to`, which is known to carry that much. `input`:
+ * the one that the message is in, if from there on nothing else will be needed of it, so that its
+ * buffer may be sent; or NULL. Returns the record's number; FORWARD_NO_RECORD with `reason` set if
+ * there is none to be had.
  */
-static unsigned int pack(struct forward *forward, const struct session *to, uint8_t class,
-			 const uint8_t *message, uint16_t size, struct forward_input *lone,
-			 uint64_t now_ms, enum drop_message *reason)
+static inline unsigned int pack(struct forward *forward, const struct session *to, uint8_t class,
+				uint8_t *message, uint16_t size, struct forward_input *input,
+				uint64_t now_ms, enum drop_message *reason)
 {
 	uint8_t *noted = newest(forward, to, class);
 	unsigned int number = *noted;
@@ -219,23 +233,31 @@ static unsigned int pack(struct forward *forward, const struct session *to, uint
 		append(forward, number, message, size);
 		return number;
 	}
-	if (forward->open_count == FORWARD_OUTPUTS || (!lone && forward->spare_count == 0))
+	if (input && !input->buffer)
+		input = NULL;
+	if (forward->open_count == FORWARD_OUTPUTS || (!input && forward->spare_count == 0))
 		flush(forward, now_ms);
-	if (lone) {
-		number = open_record(forward, to, &to->header, class, lone->buffer, lone->record);
+	if (input) {
+		// further in than a whole record's place, there is less room behind it
+		uint8_t *record = message - WIRE_RECORD_HEADER;
+		uint16_t room = input->length > to->record_max ? input->length : to->record_max;
+
+		number = open_record(forward, to, &to->header, class, input->buffer, record,
+				     room - (uint16_t)(record - input->record));
 	} else if (forward->spare_count == 0) {
 		*reason = DROP_MESSAGE_NO_BUFFER;
 		return FORWARD_NO_RECORD;
 	} else {
 		spare = &forward->spares[forward->spare_count - 1];
-		number = open_record(forward, to, &to->header, class, spare->buffer, spare->record);
+		number = open_record(forward, to, &to->header, class, spare->buffer, spare->record,
+				     to->record_max);
 	}
 	if (number == FORWARD_NO_RECORD) {
 		*reason = DROP_MESSAGE_KEY_EXHAUSTED;
 		return FORWARD_NO_RECORD;
 	}
-	if (lone)
-		lone->buffer = NULL;
+	if (input)
+		input->buffer = NULL;
 	else
 		forward->spare_count--;
 	*noted = (uint8_t)number;
@@ -294,7 +316,7 @@ static void refused(struct forward *forward, unsigned int first, uint64_t now_ms
 	for (unsigned int i = first; i < forward->open_count; i++) {
 		counters_dropped(&forward->counters, forward->open[i].class, DROP_MESSAGE_TX_FULL,
 				 forward->open[i].messages);
-		forward->ops->release(forward->worker, forward->outputs[i].buffer);
+		forward->ops->release(forward->worker, &forward->outputs[i].buffer, 1);
 	}
 	forward->sent = forward->walked;
 	forward->open_count = 0;
@@ -356,7 +378,7 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
 		// the address was the relay's own, and is that again
 		if (pack(forward, message->in->session, class, message->data, message->size,
-			 message->lone ? message->in->input : NULL, now_ms,
+			 message->last ? message->in->input : NULL, now_ms,
 			 &reason) == FORWARD_NO_RECORD)
 			counters_dropped(&forward->counters, class, reason, 1);
 		return;
@@ -382,37 +404,47 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 	}
 }
 
-static void deliver(struct forward *forward, struct forward_message *message, uint64_t now_ms)
+/* Why a message to `to` must not be forwarded; DROP_MESSAGE_COUNT if it may. */
+static inline enum drop_message judge(const struct policy *policy,
+				      const struct forward_message *message)
 {
+	const struct forward_record *in = message->in;
 	const struct session *to = message->to;
-	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
-	uint8_t hop_limit = message->data[3] >> WIRE_HOP_SHIFT;
 
 	if (message->kind > WIRE_PONG || !(FORWARDED >> message->kind & 1) ||
-	    message->in->header.class == WIRE_CONTROL)
-		reason = DROP_MESSAGE_UNSUPPORTED;
-	else if (hop_limit == 0)
-		reason = DROP_MESSAGE_HOP_LIMIT;
-	else if (!to || !to->header.length)
-		reason = DROP_MESSAGE_NO_ROUTE;
-	else if (message->size + WIRE_RECORD_OVERHEAD > to->record_max)
-		reason = DROP_MESSAGE_TOO_LARGE;
-	else if (forward->policy &&
-		 !policy_allows(forward->policy, message->in->session->cluster, to->cluster))
-		reason = DROP_MESSAGE_POLICY;
-	else
-		goto forwarded;
-	drop_message(forward, message, reason, now_ms);
-	return;
+	    in->header.class == WIRE_CONTROL)
+		return DROP_MESSAGE_UNSUPPORTED;
+	if (message->data[3] >> WIRE_HOP_SHIFT == 0)
+		return DROP_MESSAGE_HOP_LIMIT;
+	if (!to || !to->header.length)
+		return DROP_MESSAGE_NO_ROUTE;
+	if (message->size + WIRE_RECORD_OVERHEAD > to->record_max)
+		return DROP_MESSAGE_TOO_LARGE;
+	if (policy && !policy_allows(policy, in->session->cluster, to->cluster))
+		return DROP_MESSAGE_POLICY;
+	return DROP_MESSAGE_COUNT;
+}
 
-forwarded:
-	message->data[3] -= 1 << WIRE_HOP_SHIFT;
-	memcpy(message->data + 8, &message->in->session->id, WIRE_ID_SIZE);
-	message->record =
-		(uint8_t)pack(forward, to, message->in->header.class, message->data, message->size,
-			      message->lone ? message->in->input : NULL, now_ms, &reason);
-	if (message->record == FORWARD_NO_RECORD)
-		drop_message(forward, message, reason, now_ms);
+static inline void deliver(struct forward *forward, struct forward_message *message,
+			   uint64_t now_ms)
+{
+	const struct forward_record *in = message->in;
+	const struct session *to = message->to;
+	enum drop_message reason = message->verdict;
+	struct forward_input *input = NULL;
+
+	if (reason == DROP_MESSAGE_COUNT) {
+		message->data[3] -= 1 << WIRE_HOP_SHIFT;
+		memcpy(message->data + 8, &in->session->id, WIRE_ID_SIZE);
+		// the rest must fit too: it stays in the buffer, which goes when this record goes
+		if (message->rest && message->rest + WIRE_RECORD_OVERHEAD <= to->record_max)
+			input = in->input;
+		message->record = (uint8_t)pack(forward, to, in->header.class, message->data,
+						message->size, input, now_ms, &reason);
+		if (message->record != FORWARD_NO_RECORD)
+			return;
+	}
+	drop_message(forward, message, reason, now_ms);
 }
 
 /* No session is the destination: the relay itself, a service or a topic is, or nobody. */
@@ -429,17 +461,45 @@ deliver_elsewhere(struct forward *forward, struct forward_message *message, uint
 	if (slot && rcu_dereference(slot->group))
 		drop_message(forward, message, DROP_MESSAGE_UNSUPPORTED, now_ms);
 	else
-		deliver(forward, message, now_ms);
+		drop_message(forward, message, judge(NULL, message), now_ms);
+}
+
+/* Finds out what happens to the gathered messages, and fetches what sending them takes. */
+static void decide(struct forward *forward)
+{
+	const struct policy *policy = rcu_dereference(forward->sessions->policy);
+	const struct session *next = NULL;
+	uint16_t rest = 0;
+
+	// from the last on, as a message must know whether those behind it stay with it
+	for (unsigned int i = forward->message_count; i-- > 0;) {
+		struct forward_message *message = &forward->messages[i];
+		const struct session *to = message->to;
+
+		if (message->last || to != next)
+			rest = 0;
+		if (!to) {
+			next = NULL;
+			continue;
+		}
+		message->verdict = judge(policy, message);
+		if (message->verdict == DROP_MESSAGE_COUNT && (message->last || rest))
+			rest += message->size;
+		else
+			rest = 0;
+		message->rest = rest;
+		if (to != next)
+			__builtin_prefetch(session_tx_lane(to, forward->number), 1);
+		next = to;
+	}
 }
 
 /* Looks up where the gathered messages go, all of them stage by stage, packs them and sends. */
 static void walk(struct forward *forward, uint64_t now_ms)
 {
 	const struct route_table *routes = forward->routes;
-	const struct session *last = NULL;
 	unsigned int n = forward->message_count;
 
-	forward->policy = rcu_dereference(forward->sessions->policy);
 	for (unsigned int i = 0; i < n; i++)
 		forward->messages[i].guess = route_guess(routes, forward->messages[i].hash);
 	for (unsigned int i = 0; i < n; i++) {
@@ -451,14 +511,7 @@ static void walk(struct forward *forward, uint64_t now_ms)
 		if (message->to)
 			session_prefetch(message->to);
 	}
-	for (unsigned int i = 0; i < n; i++) {
-		const struct session *to = forward->messages[i].to;
-
-		if (to && to != last) {
-			__builtin_prefetch(session_tx_lane(to, forward->number), 1);
-			last = to;
-		}
-	}
+	decide(forward);
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_message *message = &forward->messages[i];
 
@@ -507,10 +560,9 @@ static bool gather(struct forward *forward, const struct forward_record *record,
 			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
 			return false;
 		}
-		first[n].lone = false;
+		first[n].last = at == length;
 		gather_one(forward, record, &message, &first[n++]);
 	} while (at < length);
-	first->lone = n == 1;
 	forward->message_count += n;
 	counters_opened(&forward->counters, record->header.class, n);
 	return true;
@@ -718,6 +770,22 @@ static unsigned int check_windows(struct forward *forward, struct forward_record
 	return kept;
 }
 
+/* The buffers of what was opened, if they weren't sent. */
+static void give_back_all(struct forward *forward, unsigned int n)
+{
+	void *buffers[FORWARD_BURST];
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		void *buffer = forward->records[i].input->buffer;
+
+		if (buffer)
+			buffers[count++] = buffer;
+	}
+	if (count)
+		forward->ops->release(forward->worker, buffers, count);
+}
+
 void forward_burst(struct forward *forward, struct forward_input *inputs, unsigned int n,
 		   uint64_t now_ms)
 {
@@ -752,8 +820,7 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 			learn(forward, record, above, now_ms);
 	}
 	walk(forward, now_ms);
-	for (unsigned int i = 0; i < n; i++)
-		give_back(forward, records[i].input);
+	give_back_all(forward, n);
 	for (unsigned int i = 0; i < leaving_count; i++)
 		give_away(forward, &leaving[i]);
 }
@@ -777,7 +844,8 @@ static enum drop_message command(struct forward *forward, const struct forward_c
 	if (!forward->spare_count)
 		return DROP_MESSAGE_NO_BUFFER;
 	spare = &forward->spares[forward->spare_count - 1];
-	number = open_record(forward, to, header, WIRE_CONTROL, spare->buffer, spare->record);
+	number = open_record(forward, to, header, WIRE_CONTROL, spare->buffer, spare->record,
+			     to->record_max);
 	if (number == FORWARD_NO_RECORD)
 		return DROP_MESSAGE_KEY_EXHAUSTED;
 	forward->spare_count--;
@@ -808,5 +876,5 @@ void forward_fini(struct forward *forward)
 {
 	while (forward->spare_count)
 		forward->ops->release(forward->worker,
-				      forward->spares[--forward->spare_count].buffer);
+				      &forward->spares[--forward->spare_count].buffer, 1);
 }

@@ -92,8 +92,8 @@ struct forward_ops {
 	/* Fills up to `n` spares; returns how many. */
 	unsigned int (*spares)(void *worker, struct forward_spare *spares, unsigned int n);
 
-	/* Gives a buffer back that is not transmitted. */
-	void (*release)(void *worker, void *buffer);
+	/* Gives `n` (up to FORWARD_OUTPUTS) buffers back that are not transmitted. */
+	void (*release)(void *worker, void **buffers, unsigned int n);
 
 	/*
 	 * Sends `n` records in order and takes over the buffers of those that the port accepted:
@@ -130,9 +130,11 @@ struct forward_message {
 	uint32_t guess; // of the route table
 	uint32_t tag;
 	uint16_t size;
+	uint16_t rest; // bytes from here to the end of its record, if all of that goes to `to`
 	uint8_t kind;
-	uint8_t record; // packed into which; FORWARD_NO_RECORD
-	bool lone;      // the only message of its record
+	uint8_t record;  // packed into which; FORWARD_NO_RECORD
+	uint8_t verdict; // why it goes no further; DROP_MESSAGE_COUNT
+	bool last;       // of its record
 };
 
 /* A record being packed; its header is written, and its length so far stands in its aead_job. */
@@ -158,7 +160,6 @@ struct forward {
 
 	/* scratch of one burst */
 	uint64_t now_ms;
-	const struct policy *policy;
 	unsigned int spare_count;
 	unsigned int open_count;
 	unsigned int message_count;

@@ -196,9 +196,10 @@ static inline void wire_put64(uint8_t *p, uint64_t v)
 static inline void wire_record_put(uint8_t header[WIRE_RECORD_HEADER],
 				   const struct wire_record *record)
 {
-	header[0] = WIRE_VERSION_TYPE;
-	header[1] = (uint8_t)(record->class << WIRE_CLASS_SHIFT) | (record->phase ? WIRE_PHASE : 0);
-	header[2] = header[3] = 0;
+	uint32_t first = WIRE_VERSION_TYPE << 8 | (uint32_t)record->class << WIRE_CLASS_SHIFT |
+			 (record->phase ? WIRE_PHASE : 0);
+
+	wire_put32(header, first << 16);
 	wire_put32(header + 4, record->index);
 	wire_put64(header + 8, (uint64_t)record->lane << 56 | record->sequence);
 }

@@ -30,12 +30,13 @@ static void buffer_free(struct fixture *fixture, void *buffer)
 }
 
 /* Back into the worker's pool. */
-static void release(void *arg, void *buffer)
+static void release(void *arg, void **buffers, unsigned int n)
 {
 	struct fixture_worker *worker = arg;
 
-	worker->pool++;
-	buffer_free(worker->fixture, buffer);
+	worker->pool += n;
+	while (n--)
+		buffer_free(worker->fixture, *buffers++);
 }
 
 static unsigned int give_spares(void *arg, struct forward_spare *spares, unsigned int n)
@@ -126,7 +127,7 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 		// as a dataplane does: the header goes right in front
 		memcpy(records[i].record - sent->header.length, sent->header.bytes,
 		       sent->header.length);
-		release(worker, outputs[i].buffer);
+		release(worker, (void *[]){outputs[i].buffer}, 1);
 		hear(fixture, sent);
 	}
 	return n;

@@ -766,38 +766,41 @@ static void test_no_buffer(void **state)
 {
 	struct fixture *f = *state;
 	struct peer *a = peer_new(f, 1), *b = peer_new(f, 2), *c = peer_new(f, 3);
-	const struct said two[] = {say(&b->id, 1, 8), say(&c->id, 2, 8)};
+	const struct said three[] = {say(&b->id, 1, 8), say(&c->id, 2, 8), say(&b->id, 3, 8)};
 
-	// a lone message needs none
+	// what is in a record for one receiver needs none
 	has_buffers(f, 0);
-	peer_says(f, a, 0, WIRE_NORMAL, &two[0], 1);
+	peer_says(f, a, 0, WIRE_NORMAL, &three[0], 1);
 	fixture_burst(f, 0);
 	assert_int_equal(f->heard_count, 1);
-	// others do; so would errors
+	// nor does the end of any; the others do, and so would errors
 	fixture_clear(f);
 	has_buffers(f, 0);
-	peer_says(f, a, 0, WIRE_NORMAL, two, 2);
+	peer_says(f, a, 0, WIRE_NORMAL, three, 3);
 	fixture_burst(f, 0);
-	assert_int_equal(f->heard_count, 0);
+	assert_int_equal(f->heard_count, 1);
+	expect_heard(f, 0, a, b, &three[2], WIRE_NORMAL);
 	assert_int_equal(counters(f, 0)->messages_made, 2);
 	assert_int_equal(counters(f, 0)->messages_dropped[DROP_MESSAGE_NO_BUFFER], 4);
 	// one buffer goes round, since it comes back when its record is sent
+	fixture_clear(f);
 	has_buffers(f, 1);
-	peer_says(f, a, 0, WIRE_NORMAL, two, 2);
+	peer_says(f, a, 0, WIRE_NORMAL, three, 3);
 	fixture_burst(f, 0);
-	expect_heard(f, 0, a, b, &two[0], WIRE_NORMAL);
-	expect_heard(f, 1, a, c, &two[1], WIRE_NORMAL);
+	expect_heard(f, 0, a, b, &three[0], WIRE_NORMAL);
+	expect_heard(f, 1, a, c, &three[1], WIRE_NORMAL);
+	expect_heard(f, 2, a, b, &three[2], WIRE_NORMAL);
 	// and if an error has it, there is room in that for another
 	fixture_clear(f);
 	has_buffers(f, 1);
 	f->workers[0].port = 0;
-	peer_says(f, a, 0, WIRE_NORMAL, two, 2);
+	peer_says(f, a, 0, WIRE_NORMAL, three, 2);
 	fixture_burst(f, 0);
 	assert_int_equal(f->heard_count, 2);
-	assert_int_equal(f->heard[0].kind, WIRE_ERROR | WIRE_REASON_TX_FULL);
-	assert_int_equal(f->heard[0].tag, 1);
-	assert_int_equal(f->heard[1].kind, WIRE_ERROR | WIRE_REASON_NO_BUFFER);
-	assert_int_equal(f->heard[1].tag, 2);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_int_equal(f->heard[i].kind, WIRE_ERROR | WIRE_REASON_TX_FULL);
+		assert_int_equal(f->heard[i].tag, i + 1);
+	}
 }
 
 static void test_errors_are_limited(void **state)
@@ -865,6 +868,49 @@ static void test_lone_message_keeps_its_buffer(void **state)
 	assert_ptr_equal(f->sent[0].buffer, buffer);
 	assert_memory_equal(&f->sent[0].header, &b->session->header, sizeof(b->session->header));
 	expect_heard(f, 0, a, b, &said, WIRE_NORMAL);
+}
+
+static void test_whole_record_keeps_its_buffer(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *a = peer_new(f, 1), *b = peer_new(f, 2), *c = peer_new(f, 3);
+	struct said said[8];
+	void *buffer;
+
+	for (int i = 0; i < 8; i++)
+		said[i] = say(&b->id, i, 100);
+	buffer = peer_says(f, a, 0, WIRE_NORMAL, said, 8)->buffer;
+	has_buffers(f, 0);
+	fixture_burst(f, 0);
+	assert_int_equal(f->sent_count, 1);
+	assert_ptr_equal(f->sent[0].buffer, buffer);
+	for (int i = 0; i < 8; i++)
+		expect_heard(f, i, a, b, &said[i], WIRE_NORMAL);
+
+	// the end of a record does too, and takes more of the next only as far as its buffer goes
+	fixture_clear(f);
+	has_buffers(f, FORWARD_SPARES);
+	said[0] = say(&c->id, 0, 100);
+	buffer = peer_says(f, a, 0, WIRE_NORMAL, said, 8)->buffer;
+	for (int i = 0; i < 8; i++)
+		said[i] = say(&b->id, 10 + i, 100);
+	peer_says(f, a, 0, WIRE_NORMAL, said, 8);
+	fixture_burst(f, 0);
+	assert_int_equal(f->sent_count, 3);
+	assert_int_equal(f->heard_count, 16);
+	assert_ptr_equal(f->sent[1].buffer, buffer);
+	for (int i = 0; i < 8; i++)
+		expect_heard(f, 8 + i, a, b, &said[i], WIRE_NORMAL);
+
+	// one that may not go on breaks it up
+	fixture_clear(f);
+	said[4].kind = WIRE_PUBLISH;
+	peer_says(f, a, 0, WIRE_NORMAL, said, 8);
+	fixture_burst(f, 0);
+	assert_int_equal(f->heard_count, 8);
+	for (int i = 0; i < 7; i++)
+		expect_heard(f, i, a, b, &said[i < 4 ? i : i + 1], WIRE_NORMAL);
+	assert_int_equal(f->heard[7].kind, WIRE_ERROR | WIRE_REASON_UNSUPPORTED);
 }
 
 static void test_to_itself(void **state)
@@ -1534,6 +1580,7 @@ int main(void)
 		TEST(no_buffer),
 		TEST(errors_are_limited),
 		TEST(lone_message_keeps_its_buffer),
+		TEST(whole_record_keeps_its_buffer),
 		TEST(to_itself),
 		TEST(packed_by_receiver),
 		TEST(packed_as_tight_as_it_fits),

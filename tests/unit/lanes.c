@@ -101,12 +101,13 @@ static uint8_t *buffer_new(struct lanes *lanes)
 	return buffer;
 }
 
-static void release(void *arg, void *buffer)
+static void release(void *arg, void **buffers, unsigned int n)
 {
 	struct worker *worker = arg;
 
-	__atomic_fetch_sub(&worker->lanes->buffers, 1, __ATOMIC_RELAXED);
-	free(buffer);
+	__atomic_fetch_sub(&worker->lanes->buffers, n, __ATOMIC_RELAXED);
+	while (n--)
+		free(*buffers++);
 }
 
 static unsigned int spares(void *arg, struct forward_spare *out, unsigned int n)
@@ -153,7 +154,7 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 			assert(at);
 			delivered(worker, wire_message_tag(message.data));
 		}
-		release(worker, outputs[i].buffer);
+		release(worker, (void *[]){outputs[i].buffer}, 1);
 	}
 	return n;
 }
