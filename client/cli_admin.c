@@ -333,6 +333,25 @@ static void ledger_print(const struct ledger *ledger, json_t *counts)
 	printf("  %s\n\n", ledger_balances(ledger, counts) ? "balances" : "DOES NOT BALANCE");
 }
 
+static void garbage_print(const json_t *garbage)
+{
+	json_t *source;
+	size_t i;
+
+	if (!json_is_true(json_object_get(garbage, "supported"))) {
+		printf("before us, from sources of garbage: this driver drops none\n");
+		return;
+	}
+	printf("before us, from sources of garbage\n");
+	line(" ", "dropped", number(garbage, "dropped"));
+	line(" ", "blocked", number(garbage, "blocked"));
+	json_array_foreach (json_object_get(garbage, "sources"), i, source)
+		printf("    %s: %" JSON_INTEGER_FORMAT " dropped, for %" JSON_INTEGER_FORMAT
+		       " s more\n",
+		       string(source, "source"), number(source, "dropped"),
+		       number(source, "for_s"));
+}
+
 static void drops_print(json_t *answer)
 {
 	json_t *count;
@@ -343,6 +362,7 @@ static void drops_print(json_t *answer)
 	printf("before us, in the kernel\n");
 	json_object_foreach (json_object_get(answer, "kernel"), key, count)
 		line(" ", key, json_integer_value(count));
+	garbage_print(json_object_get(answer, "garbage"));
 	printf("not for the data port\n");
 	line(" ", "foreign", number(answer, "foreign"));
 }

@@ -16,6 +16,7 @@ enum {
 	BACKLOG = 16,
 	CLIENTS_MAX = 64,
 	LINE_MAX_BYTES = 4096,  // of a question
+	SOURCES_MAX = 64,       // blocked ones that are listed
 	EVENTS_MAX = 256 << 10, // bytes that wait for a client
 };
 
@@ -211,6 +212,38 @@ static void add_up(struct counters *total, const struct counters *counters)
 		to[i] += from[i];
 }
 
+/* What is dropped ahead of the workers, and from whom; some of them, if there are many. */
+static json_t *garbage(const struct admin_subject *subject)
+{
+	const struct blocklist *list = subject->blocklist;
+	json_t *sources = json_array();
+	uint64_t now_ms = dataplane_now_ms();
+
+	for (unsigned int i = 0; i < list->count && json_array_size(sources) < SOURCES_MAX; i++) {
+		const struct blocked *entry = &list->entries[i];
+		struct endpoint at = {0};
+		char address[ADDRESS_TEXT];
+
+		if (entry->state != BLOCKED_NOW)
+			continue;
+		memcpy(at.ip, entry->source, sizeof(at.ip));
+		address_format_ip(address, &at);
+		json_array_append_new(
+			sources, json_pack("{ss sI si sI}", "source", address, "dropped",
+					   (json_int_t)dataplane_dropped_from(subject->dataplane,
+									      entry->source),
+					   "times", (int)entry->times, "for_s",
+					   entry->until_ms > now_ms
+						   ? (json_int_t)((entry->until_ms - now_ms) / 1000)
+						   : 0));
+	}
+	return json_pack("{sb sI sI sI sI sI sI so}", "supported", list->works, "dropped",
+			 (json_int_t)dataplane_dropped(subject->dataplane), "blocked",
+			 (json_int_t)list->now, "times", (json_int_t)list->blocked, "lifted",
+			 (json_int_t)list->lifted, "spared", (json_int_t)list->spared, "full",
+			 (json_int_t)list->full, "sources", sources);
+}
+
 static json_t *drops(const struct admin_subject *subject)
 {
 	json_t *records = json_object(), *messages = json_object();
@@ -231,7 +264,7 @@ static json_t *drops(const struct admin_subject *subject)
 		json_object_set_new(messages, drop_message_name((enum drop_message)i),
 				    json_integer((json_int_t)total.messages_dropped[i]));
 	dataplane_kernel_drops(subject->dataplane, &kernel);
-	return json_pack("{sb s{sI sI so} s{sI sI sI sI sI so} s{sI sI sI} sI}", "ok", 1, //
+	return json_pack("{sb s{sI sI so} s{sI sI sI sI sI so} s{sI sI sI} so sI}", "ok", 1, //
 			 "records", "received", (json_int_t)total.records_received, "opened",
 			 (json_int_t)total.records_opened, "dropped", records, //
 			 "messages", "opened", (json_int_t)total.messages_opened, "made",
@@ -242,6 +275,7 @@ static json_t *drops(const struct admin_subject *subject)
 			 "kernel", "rx_dropped", (json_int_t)kernel.rx_dropped, "rx_ring_full",
 			 (json_int_t)kernel.rx_ring_full, "rx_fill_empty",
 			 (json_int_t)kernel.rx_fill_empty, //
+			 "garbage", garbage(subject),      //
 			 "foreign", (json_int_t)total.foreign);
 }
 

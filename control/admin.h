@@ -6,6 +6,7 @@
 
 #include <uv.h>
 
+#include "blocklist.h"
 #include "config.h"
 #include "dataplane.h"
 #include "listener.h"
@@ -20,6 +21,7 @@ struct admin_subject {
 	struct members *members;
 	struct trust *trust;
 	struct reputation *reputation;
+	const struct blocklist *blocklist;
 	const struct reload *reload;
 	struct dataplane *dataplane;
 

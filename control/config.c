@@ -125,6 +125,9 @@ static const cyaml_schema_field_t trust_fields[] = {
 	NUMBER(trust, score_half_life),
 	NUMBER(trust, cut_seconds),
 	NUMBER(trust, cut_seconds_max),
+	NUMBER(trust, bad_records_per_second),
+	NUMBER(trust, block_seconds),
+	NUMBER(trust, block_seconds_max),
 	CYAML_FIELD_END,
 };
 
@@ -217,6 +220,9 @@ static const struct limit {
 	LIMIT(trust, score_half_life, 1, 86400, 300),
 	LIMIT(trust, cut_seconds, 1, 86400, 60),
 	LIMIT(trust, cut_seconds_max, 1, 604800, 86400),
+	LIMIT(trust, bad_records_per_second, 0, 1000000000, 1000),
+	LIMIT(trust, block_seconds, 1, 3600, 10),
+	LIMIT(trust, block_seconds_max, 1, 86400, 600),
 	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };
@@ -696,6 +702,9 @@ static const char *const live[] = {
 	"trust.score_half_life",
 	"trust.cut_seconds",
 	"trust.cut_seconds_max",
+	"trust.bad_records_per_second",
+	"trust.block_seconds",
+	"trust.block_seconds_max",
 	"policy.",
 	"drain.",
 	"log.",

@@ -115,6 +115,9 @@ struct config {
 		int score_half_life;          // s
 		int cut_seconds;
 		int cut_seconds_max;
+		int bad_records_per_second; // of a source, before it is blocked; 0: it never is
+		int block_seconds;
+		int block_seconds_max;
 	} trust;
 	struct config_policy {
 		struct config_rule {

@@ -24,6 +24,7 @@ struct dispatch {
 	struct dataplane *dataplane;
 	struct members *members;
 	struct reputation *reputation;
+	struct blocklist *blocklist;
 	uv_timer_t tick;
 	uv_timer_t sweep;
 	uv_poll_t wake;
@@ -88,6 +89,8 @@ static void take_events(struct dispatch *dispatch)
 			if (event->type == FORWARD_EVENT_CONTROL)
 				request_handle(dispatch->members, dispatch->reputation, event,
 					       now_ms);
+			else if (event->type == FORWARD_EVENT_SUSPECT)
+				blocklist_report(dispatch->blocklist, &event->source, now_ms);
 			else
 				member_event(dispatch->members, event, now_ms);
 		}
@@ -109,6 +112,7 @@ static void on_sweep(uv_timer_t *timer)
 
 	members_sweep(dispatch->members, dataplane_now_ms());
 	reputation_sweep(dispatch->reputation, dataplane_now_ms());
+	blocklist_sweep(dispatch->blocklist, dataplane_now_ms());
 }
 
 static void on_wake(uv_poll_t *poll, int status, int events)
@@ -123,7 +127,8 @@ static void on_wake(uv_poll_t *poll, int status, int events)
 }
 
 int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dataplane,
-		   struct members *members, struct reputation *reputation)
+		   struct members *members, struct reputation *reputation,
+		   struct blocklist *blocklist)
 {
 	struct dispatch *dispatch = calloc(1, sizeof(*dispatch));
 	int result;
@@ -133,6 +138,7 @@ int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dat
 	dispatch->dataplane = dataplane;
 	dispatch->members = members;
 	dispatch->reputation = reputation;
+	dispatch->blocklist = blocklist;
 	CDS_INIT_LIST_HEAD(&dispatch->waiting);
 	result = uv_poll_init(loop, &dispatch->wake, dataplane_event_fd(dataplane));
 	if (result) {

@@ -7,6 +7,7 @@
 
 #include <uv.h>
 
+#include "blocklist.h"
 #include "dataplane.h"
 #include "reputation.h"
 
@@ -14,7 +15,8 @@ struct dispatch;
 
 /* Begins to work when the loop runs. Returns 0 or a negative errno. */
 int dispatch_start(struct dispatch **dispatch, uv_loop_t *loop, struct dataplane *dataplane,
-		   struct members *members, struct reputation *reputation);
+		   struct members *members, struct reputation *reputation,
+		   struct blocklist *blocklist);
 
 /* All is freed when the loop has run its close callbacks. */
 void dispatch_stop(struct dispatch *dispatch);

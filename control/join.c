@@ -144,6 +144,7 @@ size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[W
 		return refuse(hello, &peer, answer, error, detail, grant.retry_s);
 	data_address(config, hello->local, address);
 	*welcome = true;
+	blocklist_lift(join->blocklist, hello->remote, dataplane_now_ms());
 	return hello_welcome(answer, &(struct welcome){
 					     .id = &peer.id,
 					     .name = peer.name,

@@ -4,6 +4,7 @@
 #ifndef VIADUCT_JOIN_H
 #define VIADUCT_JOIN_H
 
+#include "blocklist.h"
 #include "handshake.h"
 #include "reputation.h"
 
@@ -12,6 +13,7 @@ struct join {
 	struct tls *tls;
 	struct members *members;
 	struct reputation *reputation;
+	struct blocklist *blocklist;
 	unsigned int closing_s; // not 0: the relay stops, newcomers may come again after it
 };
 

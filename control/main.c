@@ -51,6 +51,7 @@ static struct viaductd {
 	uv_signal_t signals[3];
 	struct members members;
 	struct reputation reputation;
+	struct blocklist blocklist;
 	struct keep keep;
 	uv_timer_t keep_timer;
 	struct dataplane *dataplane;
@@ -386,6 +387,43 @@ static void on_verdict(void *arg, const struct member_news *news)
 		admin_tell(v->admin, news);
 }
 
+static int block(void *arg, const uint64_t source[2])
+{
+	const struct viaductd *v = arg;
+
+	return dataplane_block(v->dataplane, source);
+}
+
+static int unblock(void *arg, const uint64_t source[2])
+{
+	const struct viaductd *v = arg;
+
+	return dataplane_unblock(v->dataplane, source);
+}
+
+static bool is_member(void *arg, const struct endpoint *at)
+{
+	struct viaductd *v = arg;
+
+	return is_known(&v->known, at);
+}
+
+static int blocklist_start(struct viaductd *v)
+{
+	static const struct blocklist_ops ops = {
+		.block = block,
+		.unblock = unblock,
+		.is_member = is_member,
+	};
+
+	v->blocklist.ops = &ops;
+	v->blocklist.arg = v;
+	v->blocklist.works = dataplane_can_block(v->dataplane);
+	v->join.blocklist = &v->blocklist;
+	blocklist_configure(&v->blocklist, &v->config.trust, v->members.sessions);
+	return 0;
+}
+
 static int reputation_start(struct viaductd *v)
 {
 	reputation_init(&v->reputation, &v->config.trust, &v->members, dataplane_now_ms());
@@ -410,8 +448,8 @@ static void reputation_stop(struct viaductd *v)
 
 static int dispatch_begin(struct viaductd *v)
 {
-	int result =
-		dispatch_start(&v->dispatch, &v->loop, v->dataplane, &v->members, &v->reputation);
+	int result = dispatch_start(&v->dispatch, &v->loop, v->dataplane, &v->members,
+				    &v->reputation, &v->blocklist);
 
 	v->members.config.arg = v->dispatch;
 	return result;
@@ -447,6 +485,7 @@ static int admin_begin(struct viaductd *v)
 		.clusters = &v->clusters,
 		.members = &v->members,
 		.reputation = &v->reputation,
+		.blocklist = &v->blocklist,
 		.listener = v->listener,
 	};
 	subject = (struct admin_subject){
@@ -456,6 +495,7 @@ static int admin_begin(struct viaductd *v)
 		.members = &v->members,
 		.trust = &v->trust,
 		.reputation = &v->reputation,
+		.blocklist = &v->blocklist,
 		.reload = &v->reload,
 		.dataplane = v->dataplane,
 		.drain = drain,
@@ -528,6 +568,7 @@ static const struct step {
 	{"signals", signals_start, signals_stop},
 	{"listener", listener_begin, listener_end},
 	{"dataplane", dataplane_begin, dataplane_end},
+	{"blocklist", blocklist_start, NULL},
 	{"scores", reputation_start, reputation_stop},
 	{"dispatch", dispatch_begin, dispatch_end},
 	{"admin socket", admin_begin, admin_end},

@@ -114,6 +114,7 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 		(unsigned int)config->limits.takeovers_per_minute;
 	reload->members->watches.max = (unsigned int)config->limits.watchers;
 	reputation_configure(reload->reputation, &config->trust);
+	blocklist_configure(reload->blocklist, &config->trust, reload->members->sessions);
 	clusters_publish(&reload->members->sessions->policy, next->policy);
 	revoke_enforce(reload->trust, reload->members, now_ms);
 }

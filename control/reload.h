@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "blocklist.h"
 #include "listener.h"
 #include "reputation.h"
 #include "tickets.h"
@@ -22,6 +23,7 @@ struct reload {
 	struct clusters *clusters;
 	struct members *members;
 	struct reputation *reputation;
+	struct blocklist *blocklist;
 	struct listener *listener;
 };
 

@@ -24,6 +24,8 @@ enum {
 
 _Static_assert((int)CIPHERS_ERROR_MAX <= (int)DATAPLANE_ERROR_MAX, "errors are passed on");
 
+_Static_assert((int)XDP_SOURCES == (int)DATAPLANE_BLOCKED_MAX, "the program's map has them all");
+
 struct dataplane {
 	struct port port;
 	unsigned int worker_count;
@@ -252,6 +254,32 @@ void dataplane_worker(const struct dataplane *dataplane, unsigned int number,
 void dataplane_kernel_drops(struct dataplane *dataplane, struct dataplane_kernel_drops *out)
 {
 	port_drops(&dataplane->port, out);
+}
+
+bool dataplane_can_block(const struct dataplane *dataplane)
+{
+	return dataplane->port.driver == DATAPLANE_AF_XDP;
+}
+
+int dataplane_block(struct dataplane *dataplane, const uint64_t source[2])
+{
+	return dataplane_can_block(dataplane) ? xdp_block(&dataplane->port.xdp, source) : -ENOTSUP;
+}
+
+int dataplane_unblock(struct dataplane *dataplane, const uint64_t source[2])
+{
+	return dataplane_can_block(dataplane) ? xdp_unblock(&dataplane->port.xdp, source)
+					      : -ENOTSUP;
+}
+
+uint64_t dataplane_dropped_from(const struct dataplane *dataplane, const uint64_t source[2])
+{
+	return dataplane_can_block(dataplane) ? xdp_dropped_from(&dataplane->port.xdp, source) : 0;
+}
+
+uint64_t dataplane_dropped(const struct dataplane *dataplane)
+{
+	return dataplane_can_block(dataplane) ? xdp_dropped(&dataplane->port.xdp) : 0;
 }
 
 uint64_t dataplane_now_ms(void)

@@ -14,6 +14,7 @@
 enum {
 	DATAPLANE_WORKERS_MAX = WIRE_LANES_MAX,
 	DATAPLANE_ERROR_MAX = 256,
+	DATAPLANE_BLOCKED_MAX = 4096,
 };
 
 enum dataplane_driver {
@@ -94,6 +95,19 @@ void dataplane_worker(const struct dataplane *dataplane, unsigned int worker,
 		      struct dataplane_worker *out);
 
 void dataplane_kernel_drops(struct dataplane *dataplane, struct dataplane_kernel_drops *out);
+
+/*
+ * Sources (see suspects_source()) whose packets to the data port are dropped before any worker sees
+ * them: by the driver af_xdp only. At most DATAPLANE_BLOCKED_MAX. Returns 0 or a negative errno:
+ * -ENOTSUP, -EEXIST, -ENOENT …
+ */
+bool dataplane_can_block(const struct dataplane *dataplane);
+int dataplane_block(struct dataplane *dataplane, const uint64_t source[2]);
+int dataplane_unblock(struct dataplane *dataplane, const uint64_t source[2]);
+
+/* Packets dropped so: from a source that is blocked, and ever from all. */
+uint64_t dataplane_dropped_from(const struct dataplane *dataplane, const uint64_t source[2]);
+uint64_t dataplane_dropped(const struct dataplane *dataplane);
 
 /*
  * Milliseconds on the workers' clock, which session_rx.seen_ms is of: monotonic, from the CPU's

@@ -125,6 +125,39 @@ int xdp_map(struct xdp *xdp, uint32_t queue, int socket)
 				   BPF_ANY);
 }
 
+int xdp_block(struct xdp *xdp, const uint64_t source[2])
+{
+	const uint64_t none = 0;
+	int r = bpf_map_update_elem(bpf_map__fd(xdp->skeleton->maps.blocked), source, &none,
+				    BPF_NOEXIST);
+
+	if (r == 0)
+		__atomic_add_fetch(&xdp->skeleton->bss->blocked_count, 1, __ATOMIC_RELEASE);
+	return r;
+}
+
+int xdp_unblock(struct xdp *xdp, const uint64_t source[2])
+{
+	int r = bpf_map_delete_elem(bpf_map__fd(xdp->skeleton->maps.blocked), source);
+
+	if (r == 0)
+		__atomic_sub_fetch(&xdp->skeleton->bss->blocked_count, 1, __ATOMIC_RELEASE);
+	return r;
+}
+
+uint64_t xdp_dropped_from(const struct xdp *xdp, const uint64_t source[2])
+{
+	uint64_t count = 0;
+
+	bpf_map_lookup_elem(bpf_map__fd(xdp->skeleton->maps.blocked), source, &count);
+	return count;
+}
+
+uint64_t xdp_dropped(const struct xdp *xdp)
+{
+	return __atomic_load_n(&xdp->skeleton->bss->dropped, __ATOMIC_RELAXED);
+}
+
 int xdp_attach(struct xdp *xdp)
 {
 	xdp->link = bpf_program__attach_xdp(xdp->skeleton->progs.viaduct_xdp, xdp->ifindex);

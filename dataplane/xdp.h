@@ -11,6 +11,8 @@
 
 #include <stdint.h>
 
+enum { XDP_SOURCES = 4096 }; // that may be blocked at a time
+
 struct xdp_bpf;
 struct bpf_link;
 
@@ -38,6 +40,17 @@ int xdp_map(struct xdp *xdp, uint32_t queue, int socket);
 
 /* Starts to take packets. Returns 0 or a negative errno. */
 int xdp_attach(struct xdp *xdp);
+
+/*
+ * Drops all packets to the port from a source, see suspects_source(), or no longer. Returns 0
+ * or a negative errno.
+ */
+int xdp_block(struct xdp *xdp, const uint64_t source[2]);
+int xdp_unblock(struct xdp *xdp, const uint64_t source[2]);
+
+/* How many packets were dropped from a source that is blocked, and since the start from all. */
+uint64_t xdp_dropped_from(const struct xdp *xdp, const uint64_t source[2]);
+uint64_t xdp_dropped(const struct xdp *xdp);
 
 /* Undoes all, also after a failed xdp_init(). */
 void xdp_fini(struct xdp *xdp);

@@ -1,0 +1,134 @@
+"""Sources that only send garbage are dropped in the XDP program; nobody else is."""
+
+import json
+import socket
+import subprocess
+
+import pytest
+
+from netns import PEER_V4, PEER_V6, ROAMING_V4
+from relay import CONTROL_V4, CONTROL_V6, VIADUCT, eventually
+
+SOURCE = ROAMING_V4[0]
+QUICK = {"bad_records_per_second": 100, "block_seconds": 2, "block_seconds_max": 4}
+KINDS = {  # sizes and first bytes of what isn't a record of anybody's
+    "too short": b"x",
+    "another version": b"\x77" * 100,
+    "no such session": b"\x10" + bytes(99),
+}
+
+
+def throw(source, count=200, relay=CONTROL_V4, datagram=b"\x10" + bytes(99)):
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((source, 0))
+        for number in range(count):
+            sock.sendto(datagram, relay)
+
+
+def garbage(relay):
+    return relay.admin("drops")["garbage"]
+
+
+def blocked(relay):
+    return {source["source"]: source for source in garbage(relay)["sources"]}
+
+
+def throw_until_blocked(relay, source=SOURCE, **options):
+    eventually(lambda: throw(source, **options) or source in blocked(relay), 5)
+
+
+def throw_until_dropped(relay, source=SOURCE, count=100):
+    throw_until_blocked(relay, source)
+    before = relay.ledger()
+    dropped = blocked(relay)[source]["dropped"]
+    throw(source, count)
+    eventually(lambda: blocked(relay)[source]["dropped"] == dropped + count)
+    after = relay.ledger()
+    # ahead of the workers, which count nothing of it
+    assert (after - before)[0]["dropped"] == {}
+
+
+@pytest.mark.relay(trust={**QUICK, "block_seconds": 60, "block_seconds_max": 60})
+def test_dropped(relay, join, neighbours):
+    alice, bob = join("alice"), join("bob")
+    throw_until_blocked(relay)
+    before = blocked(relay)[SOURCE]["dropped"]
+    throw(SOURCE, 100)
+    eventually(lambda: blocked(relay)[SOURCE]["dropped"] == before + 100)
+    assert garbage(relay)["dropped"] >= before + 100
+    assert alice.wait_tag(bob.send(alice.identity.id))
+    shown = subprocess.run([VIADUCT, "drops", "--socket", relay.admin_socket],
+                           capture_output=True, text=True, timeout=10).stdout
+    assert f"{SOURCE}: {before + 100} dropped" in shown
+
+
+@pytest.mark.relay(trust={**QUICK, "block_seconds": 60, "block_seconds_max": 60})
+def test_not_received(relay):
+    """It is before the ledger's `received`."""
+    throw_until_dropped(relay, ROAMING_V4[1])
+
+
+@pytest.mark.relay(trust=QUICK)
+@pytest.mark.parametrize("kind", KINDS)
+def test_expires(relay, neighbours, kind):
+    throw_until_blocked(relay, datagram=KINDS[kind])
+    times = garbage(relay)["times"]
+    eventually(lambda: SOURCE not in blocked(relay), 6)
+    # and begins again with who does
+    throw_until_blocked(relay, datagram=KINDS[kind])
+    assert garbage(relay)["times"] == times + 1
+    eventually(lambda: SOURCE not in blocked(relay), 6)
+
+
+@pytest.mark.relay(trust={**QUICK, "block_seconds": 60, "block_seconds_max": 60})
+def test_join_lifts(relay, join, neighbours):
+    """Garbage with somebody's address doesn't keep him away."""
+    throw_until_blocked(relay)
+    lifted = garbage(relay)["lifted"]
+    alice = join("alice", source=SOURCE)
+    assert SOURCE not in blocked(relay) and garbage(relay)["lifted"] == lifted + 1
+    # nor throw him out again: what comes from there is looked at, and dropped one by one
+    spared = garbage(relay)["spared"]
+    eventually(lambda: throw(SOURCE) or garbage(relay)["spared"] > spared)
+    assert SOURCE not in blocked(relay)
+    assert alice.wait_tag(alice.send(alice.identity.id))
+
+
+@pytest.mark.relay(trust=QUICK)
+def test_members_address(relay, neighbours):
+    """The neighbours are at this one."""
+    spared = garbage(relay)["spared"]
+    eventually(lambda: throw(PEER_V4) or garbage(relay)["spared"] > spared)
+    assert PEER_V4 not in blocked(relay)
+
+
+@pytest.mark.relay(trust=QUICK)
+def test_ipv6(relay, join, neighbours):
+    """By /64."""
+    network = PEER_V6.split("::")[0] + "::"
+    eventually(lambda: throw(PEER_V6, relay=CONTROL_V6) or network in blocked(relay), 5)
+    join("alice", control=CONTROL_V6)
+    assert network not in blocked(relay)
+
+
+@pytest.mark.relay(trust={"bad_records_per_second": 0})
+def test_switched_off(relay, neighbours):
+    before = relay.drops()
+    throw(SOURCE, 3000)
+    eventually(lambda: relay.drops().dropped_since(before)[0].get("session_unknown") == 3000)
+    assert garbage(relay)["times"] == 0 and blocked(relay) == {}
+
+
+@pytest.mark.relay(trust=QUICK)
+@pytest.mark.parametrize("driver", ["af_packet"])
+def test_af_packet(relay, driver, neighbours):
+    """Has no such program, and says so."""
+    before = relay.drops()
+    throw(SOURCE, 1000)
+    eventually(lambda: relay.drops().dropped_since(before)[0].get("session_unknown") == 1000)
+    assert not garbage(relay)["supported"]
+    shown = subprocess.run([VIADUCT, "drops", "--socket", relay.admin_socket],
+                           capture_output=True, text=True, timeout=10).stdout
+    assert "this driver drops none" in shown
+    assert json.dumps(garbage(relay)["sources"]) == "[]"
