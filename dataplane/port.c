@@ -17,10 +17,12 @@
 
 #include "node.h"
 #include "report.h"
+#include "shed.h"
 
 enum {
 	DESCRIPTORS = 2048, // of each ring of an AF_XDP socket
-	BUFFERS = 8192,     // a queue: what its rings may hold, caches, spares, handed over
+	// a queue: what its rings may hold, caches, spares, handed over; the backlog
+	BUFFERS = 8192 + SHED_BACKLOG,
 	BUFFER_CACHE = 256, // of the same, kept by each thread
 
 	XDP_ROOM = 256,           // what the kernel leaves free in front of a frame

@@ -16,7 +16,8 @@
 
 enum {
 	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
-	SLEEP_MS = 1000, // at most, in one piece
+	SLEEP_MS = 1000,     // at most, in one piece
+	CATCH_UP_BURSTS = 8, // read before some are forwarded
 };
 
 _Static_assert(sizeof(struct forward_input) <= RTE_PKTMBUF_HEADROOM / 2,
@@ -153,16 +154,63 @@ static unsigned int classify(struct worker *worker, struct rte_mbuf **buffers, u
 	return kept;
 }
 
+// Reads one burst; `kept` of it are datagrams for us.
+static unsigned int read_burst(struct worker *worker, struct forward_input *inputs,
+			       unsigned int *kept)
+{
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	unsigned int n;
+
+	n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, buffers, FORWARD_BURST);
+	*kept = n ? classify(worker, buffers, n, inputs) : 0;
+	return n;
+}
+
+static unsigned int forward_backlog(struct worker *worker)
+{
+	struct forward_input inputs[FORWARD_BURST];
+	unsigned int n = shed_take(&worker->shed, inputs, FORWARD_BURST);
+
+	worker->forward.overloaded = worker->shed.count > 0;
+	if (n)
+		forward_burst(&worker->forward, inputs, n, worker->now_ms);
+	worker->forward.overloaded = false;
+	return n;
+}
+
+// Reads on after a full burst, or while records wait, and forwards what is most important.
+static unsigned int __attribute__((noinline))
+catch_up(struct worker *worker, struct forward_input *inputs, unsigned int n, unsigned int kept)
+{
+	unsigned int received = n;
+
+	shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
+	for (int i = 1; n == FORWARD_BURST && i < CATCH_UP_BURSTS; i++) {
+		n = read_burst(worker, inputs, &kept);
+		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
+		received += n;
+	}
+	return received + forward_backlog(worker);
+}
+
+// Whether to shed at all.
+static bool sheds(struct worker *worker)
+{
+	const struct rates *rates = rcu_dereference(worker->forward.sessions->rates);
+
+	if (!rates || !rates->shed)
+		return false;
+	worker->shed.control = rates->control;
+	return true;
+}
+
 static unsigned int receive(struct worker *worker)
 {
 	struct forward_input inputs[FORWARD_BURST];
-	struct rte_mbuf *buffers[FORWARD_BURST];
-	unsigned int n, kept;
+	unsigned int kept, n = read_burst(worker, inputs, &kept);
 
-	n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, buffers, FORWARD_BURST);
-	if (!n)
-		return 0;
-	kept = classify(worker, buffers, n, inputs);
+	if (worker->shed.count || (n == FORWARD_BURST && sheds(worker)))
+		return catch_up(worker, inputs, n, kept);
 	if (kept)
 		forward_burst(&worker->forward, inputs, kept, worker->now_ms);
 	return n;
@@ -184,7 +232,10 @@ static unsigned int take_over(struct worker *worker)
 			rte_prefetch0(buffers[i]->buf_addr);
 		for (unsigned int i = 0; i < n; i++)
 			memcpy(&inputs[i], buffers[i]->buf_addr, sizeof(inputs[i]));
-		if (n)
+		// behind those of the same lanes that wait
+		if (n && worker->shed.count)
+			shed_put(&worker->shed, &worker->forward, inputs, n, worker->now_ms);
+		else if (n)
 			forward_burst(&worker->forward, inputs, n, worker->now_ms);
 		sum += n;
 	}
@@ -275,6 +326,8 @@ static int run(void *arg)
 		else if (!worker->busy && now - worker->last_active > spin)
 			sleep_until_work(worker);
 	}
+	while (worker->shed.count)
+		forward_backlog(worker);
 	forward_fini(&worker->forward);
 	counters_publish(&worker->published, &worker->forward.counters);
 	rcu_unregister_thread();
@@ -331,6 +384,7 @@ int worker_init(struct worker *workers, unsigned int number, const struct datapl
 	forward->routes = config->routes;
 	forward->aead = config->aead;
 	forward->number = (uint8_t)number;
+	shed_init(&worker->shed);
 	forward->aead_worker = config->aead->worker_new(config->nodes[number]);
 	return forward->aead_worker ? 0 : -ENOMEM;
 }

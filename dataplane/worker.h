@@ -11,6 +11,7 @@
 
 #include "dataplane.h"
 #include "port.h"
+#include "shed.h"
 
 enum {
 	WORKER_HANDOVERS = 2048, // records from one worker to another that may wait, as a port's
@@ -43,6 +44,7 @@ struct worker {
 
 	/* the worker's own */
 	struct forward forward __attribute__((aligned(64)));
+	struct shed shed; // received, not yet forwarded
 	uint64_t now_ms;
 	uint64_t tick;        // TSC at which now_ms is to be read anew
 	uint64_t last_active; // TSC

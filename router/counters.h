@@ -32,7 +32,13 @@
 	X(REPLAY_SEEN, "replay_seen", "came before")                                               \
 	X(AUTH, "auth", "failed authentication")                                                   \
 	X(MALFORMED, "malformed", "authentic, but its messages are not well-formed")               \
-	X(HANDOVER_FULL, "handover_full", "the worker that owns the lane was too far behind")
+	X(HANDOVER_FULL, "handover_full", "the worker that owns the lane was too far behind")      \
+	X(SHED_BULK, "shed_bulk", "of class bulk, when there was too much to do")                  \
+	X(SHED_NORMAL, "shed_normal", "of class normal, when there was too much to do")            \
+	X(SHED_CRITICAL, "shed_critical", "of class critical, when there was too much to do")      \
+	X(SHED_CONTROL, "shed_control", "of class control, when there was too much to do")         \
+	X(STRANGER, "stranger", "not from its session's address, when there was too much to do")   \
+	X(RATE, "rate", "over the rate of its sender, who was just told so")
 
 /* Why a message went no further; the third says what its sender is told (0: nothing). */
 #define DROP_MESSAGES(X)                                                                           \
@@ -44,6 +50,7 @@
 	X(KEY_EXHAUSTED, "key_exhausted", WIRE_REASON_KEY_EXHAUSTED, "the receiver must rekey")    \
 	X(NO_BUFFER, "no_buffer", WIRE_REASON_NO_BUFFER, "out of buffers")                         \
 	X(POLICY, "policy", WIRE_REASON_POLICY, "its cluster may not talk to that one")            \
+	X(RATE, "rate", WIRE_REASON_RATE, "over the rate of its sender, or of the cluster")        \
 	X(CONTROL_FULL, "control_full", 0, "the control thread was too far behind")                \
 	X(SESSION_GONE, "session_gone", 0, "the relay's own, for a session that has ended")
 

@@ -539,6 +539,32 @@ static inline void gather_one(struct forward *forward, const struct forward_reco
 	route_prefetch(forward->routes, out->hash);
 }
 
+/*
+ * Takes what a record costs from what its sender and the sender's cluster may send. False: there
+ * isn't as much.
+ */
+static bool __attribute__((noinline, cold))
+charge(struct forward *forward, const struct forward_record *record, unsigned int messages)
+{
+	struct rates *rates = forward->rates;
+	const struct session *session = record->session;
+	struct session_rx *lane = record->lane;
+	uint16_t bytes = record->input->length;
+
+	if (!rates_charge(&rates->levels[session->level], &session->state->account, &lane->credit,
+			  messages, bytes, forward->now_ms)) {
+		lane->over_ms = (uint32_t)forward->now_ms;
+		session_mark(session, forward->number, SESSION_MARK_LIMIT);
+		return false;
+	}
+	if (rates_charge(&rates->clusters[session->cluster], &rates->accounts[session->cluster],
+			 &forward->clusters[session->cluster], messages, bytes, forward->now_ms))
+		return true;
+	// what the others of its cluster do is not the peer's fault
+	rates_return(&lane->credit, messages, bytes);
+	return false;
+}
+
 /* An authentic record: gathers its messages, all or none; false: they are not well-formed. */
 static bool gather(struct forward *forward, const struct forward_record *record, uint64_t now_ms)
 {
@@ -563,8 +589,13 @@ static bool gather(struct forward *forward, const struct forward_record *record,
 		first[n].last = at == length;
 		gather_one(forward, record, &message, &first[n++]);
 	} while (at < length);
-	forward->message_count += n;
 	counters_opened(&forward->counters, record->header.class, n);
+	if (forward->rates && record->header.class != WIRE_CONTROL && !charge(forward, record, n)) {
+		for (unsigned int i = 0; i < n; i++)
+			drop_message(forward, &first[i], DROP_MESSAGE_RATE, now_ms);
+		return true;
+	}
+	forward->message_count += n;
 	return true;
 }
 
@@ -657,27 +688,57 @@ static void give_away(struct forward *forward, const struct leaving *leaving)
 				    __ATOMIC_RELEASE, __ATOMIC_RELAXED);
 }
 
-/* Parses and finds the sessions: leaves the records that have one in `records`. */
-static unsigned int find_sessions(struct forward *forward, struct forward_input *inputs,
-				  unsigned int n, struct forward_record *records)
+/* Reads a record's header. False: it is none, and was dropped. */
+static inline bool parse(struct forward *forward, struct forward_input *input,
+			 struct wire_record *header)
 {
 	static const uint8_t reasons[] = {
 		[WIRE_BAD_SIZE] = DROP_RECORD_TRUNCATED,
 		[WIRE_BAD_VERSION] = DROP_RECORD_VERSION,
 		[WIRE_BAD_RESERVED] = DROP_RECORD_RESERVED,
 	};
+	enum wire_parse result = wire_record_get(header, input->record, input->length);
+
+	if (result == WIRE_OK)
+		return true;
+	drop_record(forward, input, reasons[result]);
+	return false;
+}
+
+bool forward_parse(struct forward *forward, struct forward_input *input, struct wire_record *header)
+{
+	return parse(forward, input, header);
+}
+
+/* Highest classes first; a class stays in order. */
+static void __attribute__((noinline, cold))
+sort_by_class(struct forward_record *records, unsigned int n)
+{
+	struct forward_record sorted[FORWARD_BURST];
+	unsigned int done = 0;
+
+	for (unsigned int class = WIRE_CLASSES; class --&&done < n;) {
+		for (unsigned int i = 0; i < n; i++) {
+			if (records[i].header.class == class)
+				sorted[done++] = records[i];
+		}
+	}
+	memcpy(records, sorted, done * sizeof(*records));
+}
+
+/* Parses and finds the sessions: leaves the records that have one in `records`. */
+static unsigned int find_sessions(struct forward *forward, struct forward_input *inputs,
+				  unsigned int n, struct forward_record *records)
+{
 	const struct session_table *sessions = forward->sessions;
-	unsigned int parsed = 0, found = 0;
+	unsigned int parsed = 0, found = 0, classes = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_record *record = &records[parsed];
-		enum wire_parse result;
 
-		result = wire_record_get(&record->header, inputs[i].record, inputs[i].length);
-		if (result != WIRE_OK) {
-			drop_record(forward, &inputs[i], reasons[result]);
+		if (!parse(forward, &inputs[i], &record->header))
 			continue;
-		}
+		classes |= 1u << record->header.class;
 		record->input = &inputs[i];
 		if (wire_slot(record->header.index) < sessions->slots)
 			__builtin_prefetch(&sessions->slot[wire_slot(record->header.index)]);
@@ -726,6 +787,8 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 			found++;
 		}
 	}
+	if (classes & (classes - 1))
+		sort_by_class(records, found);
 	return found;
 }
 
@@ -742,6 +805,33 @@ static bool is_new(struct forward *forward, const struct forward_record *record,
 	return false;
 }
 
+/*
+ * Whether a record may be opened although there is too much to do, or its sender is known to send
+ * too much. Anybody can send it: so what is over the limits is known from records that were opened.
+ */
+static bool __attribute__((noinline, cold))
+guard(struct forward *forward, const struct forward_record *record)
+{
+	enum drop_record reason = DROP_RECORD_RATE;
+
+	// no tokens come within a millisecond
+	if (forward->rates && record->lane->over_ms == (uint32_t)forward->now_ms &&
+	    record->header.class != WIRE_CONTROL)
+		goto refused;
+	// its IP address; lanes may have ports of their own
+	if (!forward->overloaded || memcmp(record->input->source.ip, record->session->endpoint.ip,
+					   sizeof(record->input->source.ip)) == 0)
+		return true;
+	if (forward->strangers) {
+		forward->strangers--;
+		return true;
+	}
+	reason = DROP_RECORD_STRANGER;
+refused:
+	drop_record(forward, record->input, reason);
+	return false;
+}
+
 /* Checks owners and windows: leaves what is worth opening in `records`. */
 static unsigned int check_windows(struct forward *forward, struct forward_record *records,
 				  unsigned int n)
@@ -754,6 +844,8 @@ static unsigned int check_windows(struct forward *forward, struct forward_record
 		if (kept != i)
 			*record = records[i];
 		if (!own(forward, record))
+			continue;
+		if (forward->guarded && !guard(forward, record))
 			continue;
 		if (!is_new(forward, record,
 			    window_check(&record->lane->window, record->header.sequence)))
@@ -794,6 +886,11 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	unsigned int leaving_count = 0;
 
 	forward->now_ms = now_ms;
+	forward->rates = rcu_dereference(forward->sessions->rates);
+	if (forward->rates && !forward->rates->limited)
+		forward->rates = NULL;
+	forward->guarded = forward->rates || forward->overloaded;
+	forward->strangers = FORWARD_STRANGERS;
 	refill(forward);
 	n = find_sessions(forward, inputs, n, records);
 	n = check_windows(forward, records, n);
@@ -823,6 +920,22 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	give_back_all(forward, n);
 	for (unsigned int i = 0; i < leaving_count; i++)
 		give_away(forward, &leaving[i]);
+}
+
+void forward_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason)
+{
+	const struct session *session;
+	struct wire_record header;
+	bool stale;
+
+	// it is on its way to its lane's owner no more
+	if (input->handed && wire_record_get(&header, input->record, input->length) == WIRE_OK) {
+		session = session_find(forward->sessions, header.index, &stale);
+		if (session && header.lane < session->lanes_up)
+			__atomic_fetch_sub(&session_rx_lane(session, header.lane)->owner,
+					   SESSION_HANDED, __ATOMIC_RELAXED);
+	}
+	drop_record(forward, input, reason);
 }
 
 static enum drop_message command(struct forward *forward, const struct forward_command *command)

@@ -29,6 +29,8 @@ enum {
 	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way
 	FORWARD_ERRORS_PER_S = 100, // error messages a lane and second, and
 	FORWARD_ERRORS_BURST = 200, // how many at once
+	FORWARD_STRANGERS = 1, // records a burst that aren't from their session's address, under
+			       // overload
 };
 
 /* A received record. The buffer around it has room for a full record and SESSION_HEADER_MAX before.
@@ -155,11 +157,16 @@ struct forward {
 	void *aead_worker;
 	uint8_t number; // of the worker, which is also its lane down
 
+	bool overloaded; // the caller says so of each burst; see shed.h
 	struct counters counters;
+	struct rates_credit clusters[POLICY_CLUSTERS]; // borrowed from the clusters' accounts
 	struct suspects suspects;
 
 	/* scratch of one burst */
 	uint64_t now_ms;
+	struct rates *rates;    // NULL: none to be looked at
+	bool guarded;           // whether records have to pass guard()
+	unsigned int strangers; // how many may
 	unsigned int spare_count;
 	unsigned int open_count;
 	unsigned int message_count;
@@ -187,6 +194,13 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 /* Seals and sends `n` of the control thread's messages. The same rules. */
 void forward_commands(struct forward *forward, const struct forward_command *commands,
 		      unsigned int n, uint64_t now_ms);
+
+/* Reads a received record's header. False: it is none, and was dropped. The same rules. */
+bool forward_parse(struct forward *forward, struct forward_input *input,
+		   struct wire_record *header);
+
+/* Drops a record that shall not be opened, for `reason`. The same rules. */
+void forward_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason);
 
 /* Gives the spares back, before the worker ends. */
 void forward_fini(struct forward *forward);

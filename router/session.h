@@ -12,6 +12,7 @@
 #include <urcu-qsbr.h>
 
 #include "aead.h"
+#include "rates.h"
 #include "group.h"
 #include "policy.h"
 #include "window.h"
@@ -64,6 +65,8 @@ struct session_rx {
 	// worker, or SESSION_NO_OWNER, and above these 8 bits how many records others are handing
 	// over to it; atomic: whoever gets one counts it first, and a lane moves only at none
 	uint32_t owner;
+	struct rates_credit credit; // borrowed from the session's account
+	uint32_t over_ms;           // when that last had no more; 0: never
 	struct window window; // last, so that its first word shares the cache line of the above
 } __attribute__((aligned(64)));
 
@@ -80,6 +83,7 @@ struct session_state {
 	uint32_t hints; // worker sets, control clears (atomic)
 	uint8_t lanes_up;
 	uint8_t lanes_down;
+	struct rates_account account; // what its lanes have borrowed
 } __attribute__((aligned(64)));
 
 struct session {
@@ -123,6 +127,7 @@ struct session_table {
 	uint32_t slots;        // of sessions
 	uint32_t groups;       // slots behind those, of services and topics
 	struct policy *policy; // published by control; NULL: all may talk to all
+	struct rates *rates;   // published by control; NULL: none
 	// bad records within SUSPECTS_MS that make a source one to report (relaxed); 0: none
 	uint32_t suspect_limit;
 	struct session_slot slot[];

@@ -88,7 +88,8 @@ enum wire_kind {
 	X(TX_FULL, 5, "tx_full")                                                                   \
 	X(KEY_EXHAUSTED, 6, "key_exhausted")                                                       \
 	X(NO_BUFFER, 7, "no_buffer")                                                               \
-	X(POLICY, 8, "policy")
+	X(POLICY, 8, "policy")                                                                     \
+	X(RATE, 24, "rate")
 
 enum wire_reason {
 	WIRE_REASON_NONE,

@@ -69,7 +69,8 @@ struct lane {
 	unsigned int handed; // on their way to the owner
 	uint64_t next;
 	uint32_t received[FIXTURE_WORKERS]; // by each
-	uint32_t opened[FIXTURE_WORKERS];   // `received` of the last of these that was opened
+	// `received` of the last of these that was opened
+	uint32_t opened[FIXTURE_WORKERS][WIRE_CLASSES];
 	bool accepted[SEQUENCES];
 };
 
@@ -273,6 +274,7 @@ static int check_lane(struct model *m, struct record *record, unsigned int worke
 static int accept_record(struct model *m, const struct record *record)
 {
 	struct lane *lane = lane_of(m, record);
+	uint32_t *last = &lane->opened[record->received_by][record->header.class];
 	int result = check_window(lane, record->header.sequence);
 
 	if (record->forged || record->key != record->from->session->rx[record->header.phase])
@@ -281,9 +283,9 @@ static int accept_record(struct model *m, const struct record *record)
 		lane->accepted[record->header.sequence] = true;
 		if (record->header.sequence >= lane->next)
 			lane->next = record->header.sequence + 1;
-		// what takes the same way stays in order, wherever the lane goes meanwhile
-		assert_true(record->received > lane->opened[record->received_by]);
-		lane->opened[record->received_by] = record->received;
+		// a class that takes the same way stays in order, wherever the lane goes meanwhile
+		assert_true(record->received > *last);
+		*last = record->received;
 	}
 	return result;
 }
@@ -424,6 +426,19 @@ static unsigned int judge_events(struct model *m)
 	return control;
 }
 
+/* The order in which a worker deals with them: a class stays in order. */
+static void sort_by_class(struct record *records, unsigned int n)
+{
+	for (unsigned int i = 1; i < n; i++) {
+		struct record record = records[i];
+		unsigned int at = i;
+
+		for (; at && records[at - 1].header.class < record.header.class; at--)
+			records[at] = records[at - 1];
+		records[at] = record;
+	}
+}
+
 /* Foretells what becomes of `n` records that a worker is given; returns how many are for control.
  */
 static unsigned int foretell(struct model *m, unsigned int worker, struct record *records,
@@ -437,6 +452,7 @@ static unsigned int foretell(struct model *m, unsigned int worker, struct record
 
 	if (handovers > FIXTURE_QUEUE - queued)
 		handovers = FIXTURE_QUEUE - queued;
+	sort_by_class(records, n);
 	for (unsigned int i = 0; i < n; i++) {
 		receive(m, &records[i], worker);
 		results[i] = find_session(m, &records[i]);

@@ -1,0 +1,229 @@
+#include "shed.h"
+
+enum {
+	PERCENT = 100,
+	FILLINGS = 8,   // of steps towards the fair share; it takes few
+	PREFETCH = 256, // bytes of a record
+};
+
+static unsigned int least(unsigned int a, unsigned int b)
+{
+	return a < b ? a : b;
+}
+
+void shed_init(struct shed *shed)
+{
+	for (unsigned int i = 0; i < SHED_BACKLOG; i++)
+		shed->entries[i].next = (uint16_t)(i + 1);
+	shed->share = SHED_NO_SHARE;
+}
+
+/* The most that each sender may have so that all together have what was handled. */
+static uint32_t fair_share(const struct shed *shed)
+{
+	uint32_t share = 0, all = 0;
+
+	for (int i = 0; i < SHED_SENDERS; i++)
+		all += shed->senders[i].arrived[WIRE_BULK];
+	if (all <= shed->handled)
+		return SHED_NO_SHARE;
+	for (int i = 0; i < FILLINGS; i++) {
+		uint32_t rest = shed->handled, above = 0, next;
+
+		for (int j = 0; j < SHED_SENDERS; j++) {
+			uint32_t arrived = shed->senders[j].arrived[WIRE_BULK];
+
+			if (arrived > share)
+				above++;
+			else
+				rest -= least(arrived, rest);
+		}
+		next = above ? rest / above : share;
+		if (next <= share)
+			break;
+		share = next;
+	}
+	return share ? share : 1;
+}
+
+static void begin_window(struct shed *shed, uint64_t now_ms)
+{
+	uint32_t share = SHED_NO_SHARE;
+
+	// after a pause the counts say nothing
+	if (now_ms - shed->window_ms < 2 * SHED_WINDOW_MS) {
+		share = fair_share(shed);
+		// a worker that the machine has kept from working for a while handled little
+		if (shed->share != SHED_NO_SHARE && share < shed->share - shed->share / 4)
+			share = shed->share - shed->share / 4;
+	}
+	shed->share = share;
+	shed->handled = 0;
+	shed->window_ms = now_ms;
+	for (int i = 0; i < SHED_SENDERS; i++)
+		memset(shed->senders[i].arrived, 0, sizeof(shed->senders[i].arrived));
+}
+
+/* Which of the senders. Keyed, so that nobody can choose whom to share counts with. */
+static uint16_t sender_of(const struct forward *forward, const struct forward_input *input,
+			  uint32_t index)
+{
+	const uint64_t *secret = forward->routes->secret;
+	uint64_t ip[2], hash;
+
+	memcpy(ip, input->source.ip, sizeof(ip));
+	hash = route_mix(ip[0] ^ secret[0], ip[1] ^ secret[1]);
+	hash ^= (uint64_t)index << 16 | wire_get16(input->source.port);
+	return route_mix(hash ^ secret[2], secret[3]) % SHED_SENDERS;
+}
+
+static enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sender,
+			      enum wire_class class)
+{
+	static const uint8_t within[] = {
+		[WIRE_CONTROL] = SHED_CONTROL,
+		[WIRE_CRITICAL] = SHED_CRITICAL,
+		[WIRE_NORMAL] = SHED_NORMAL,
+		[WIRE_BULK] = SHED_BULK,
+	};
+	static const uint8_t over[] = {
+		[WIRE_CONTROL] = SHED_CRITICAL_OVER,
+		[WIRE_CRITICAL] = SHED_CRITICAL_OVER,
+		[WIRE_NORMAL] = SHED_NORMAL_OVER,
+		[WIRE_BULK] = SHED_BULK_OVER,
+	};
+
+	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
+		for (unsigned int i = 0; i <= class; i++)
+			sender->arrived[i]++;
+	}
+	if (sender->arrived[class] <= shed->share && !sender->waiting[class])
+		return within[class];
+	return over[class];
+}
+
+static enum wire_class class_of(const struct forward_input *input)
+{
+	return input->record[1] >> WIRE_CLASS_SHIFT;
+}
+
+static bool is_over(enum shed_rank rank)
+{
+	return rank >= SHED_CRITICAL_OVER;
+}
+
+static void push(struct shed *shed, enum shed_rank rank, uint16_t sender,
+		 const struct forward_input *input)
+{
+	struct shed_queue *queue = &shed->queues[rank];
+	uint16_t number = shed->free;
+	struct shed_entry *entry = &shed->entries[number];
+
+	shed->free = entry->next;
+	entry->input = *input;
+	entry->sender = sender;
+	if (queue->count++)
+		shed->entries[queue->last].next = number;
+	else
+		queue->first = number;
+	queue->last = number;
+	shed->count++;
+	if (is_over(rank))
+		shed->senders[sender].waiting[class_of(input)]++;
+}
+
+static void pop(struct shed *shed, enum shed_rank rank, struct forward_input *input)
+{
+	struct shed_queue *queue = &shed->queues[rank];
+	uint16_t number = queue->first;
+	struct shed_entry *entry = &shed->entries[number];
+
+	*input = entry->input;
+	queue->first = entry->next;
+	queue->count--;
+	shed->count--;
+	entry->next = shed->free;
+	shed->free = number;
+	if (is_over(rank))
+		shed->senders[entry->sender].waiting[class_of(input)]--;
+}
+
+static void refuse(struct forward *forward, struct forward_input *input)
+{
+	static const uint8_t reasons[] = {
+		[WIRE_CONTROL] = DROP_RECORD_SHED_CONTROL,
+		[WIRE_CRITICAL] = DROP_RECORD_SHED_CRITICAL,
+		[WIRE_NORMAL] = DROP_RECORD_SHED_NORMAL,
+		[WIRE_BULK] = DROP_RECORD_SHED_BULK,
+	};
+
+	forward_refuse(forward, input, reasons[class_of(input)]);
+}
+
+/* Whether there is room in this rank, if need be at the cost of a lower one. */
+static bool make_room(struct shed *shed, struct forward *forward, enum shed_rank rank)
+{
+	unsigned int reserved = SHED_BACKLOG * shed->control / PERCENT;
+	unsigned int control = shed->queues[SHED_CONTROL].count;
+	enum shed_rank lowest = SHED_BULK_OVER;
+	struct forward_input oldest;
+
+	if (rank == SHED_CONTROL)
+		return control < reserved && shed->count < SHED_BACKLOG;
+	// the reserve may have been another when what is there came
+	if (shed->count - control < SHED_BACKLOG - reserved && shed->count < SHED_BACKLOG)
+		return true;
+	while (!shed->queues[lowest].count)
+		lowest--;
+	if (lowest <= rank)
+		return false;
+	pop(shed, lowest, &oldest);
+	refuse(forward, &oldest);
+	return true;
+}
+
+void shed_put(struct shed *shed, struct forward *forward, struct forward_input *inputs,
+	      unsigned int n, uint64_t now_ms)
+{
+	if (now_ms - shed->window_ms >= SHED_WINDOW_MS)
+		begin_window(shed, now_ms);
+	forward->now_ms = now_ms;
+	for (unsigned int i = 0; i < n; i++) {
+		struct wire_record header;
+		enum shed_rank rank;
+		uint16_t sender;
+
+		if (!forward_parse(forward, &inputs[i], &header))
+			continue;
+		sender = sender_of(forward, &inputs[i], header.index);
+		rank = rank_of(shed, &shed->senders[sender], header.class);
+		if (make_room(shed, forward, rank))
+			push(shed, rank, sender, &inputs[i]);
+		else
+			refuse(forward, &inputs[i]);
+	}
+}
+
+static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_input *inputs,
+			 unsigned int n)
+{
+	n = least(n, shed->queues[rank].count);
+	for (unsigned int i = 0; i < n; i++) {
+		pop(shed, rank, &inputs[i]);
+		for (unsigned int at = 0; at < least(inputs[i].length, PREFETCH); at += 64)
+			__builtin_prefetch(inputs[i].record + at, 1);
+	}
+	return n;
+}
+
+unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned int n)
+{
+	unsigned int reserved = (n * shed->control + PERCENT - 1) / PERCENT;
+	unsigned int taken = take(shed, SHED_CONTROL, inputs, reserved);
+
+	for (enum shed_rank rank = SHED_CRITICAL; rank < SHED_RANKS; rank++)
+		taken += take(shed, rank, &inputs[taken], n - taken);
+	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken);
+	shed->handled += taken;
+	return taken;
+}
