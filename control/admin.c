@@ -88,13 +88,14 @@ static json_t *status_handshakes(const struct admin_subject *subject)
 {
 	const struct listener_counters counters = listener_counters(subject->listener);
 	json_t *handshakes = json_pack(
-		"{sI sI sI sI sI sI sI sI sI sI sI sI si si si}", //
+		"{sI sI sI sI sI sI sI sI sI sI sI sI sI si si si}", //
 		"ok", (json_int_t)counters.welcomed, "failed", (json_int_t)counters.failed,
 		"refused", (json_int_t)counters.refused, "timed_out",
 		(json_int_t)counters.timed_out, "resumed", (json_int_t)counters.resumed, "rekeyed",
 		(json_int_t)subject->members->rekeyed, "offloaded", (json_int_t)counters.offloaded,
-		"of_members", (json_int_t)counters.of_members, "busy", (json_int_t)counters.busy,
-		"closed", (json_int_t)counters.closed, "evicted", (json_int_t)counters.evicted,
+		"threaded", (json_int_t)counters.threaded, "of_members",
+		(json_int_t)counters.of_members, "busy", (json_int_t)counters.busy, "closed",
+		(json_int_t)counters.closed, "evicted", (json_int_t)counters.evicted,
 		"no_descriptors", (json_int_t)counters.no_descriptors, "open", (int)counters.open,
 		"waiting", (int)counters.waiting, "silent", (int)counters.silent);
 

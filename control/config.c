@@ -9,6 +9,7 @@
 
 #include "dataplane.h"
 #include "log.h"
+#include "pool.h"
 
 static const cyaml_strval_t drivers[] = {
 	{"auto", DATAPLANE_AUTO},
@@ -65,11 +66,9 @@ static const cyaml_schema_field_t tls_fields[] = {
 };
 
 static const cyaml_schema_field_t crypto_fields[] = {
-	TEXT(crypto, engine, OPTIONAL),
-	TEXT(crypto, provider, OPTIONAL),
-	CHOICE(crypto, async, answers),
-	CHOICE(crypto, required, answers),
-	CYAML_FIELD_END,
+	TEXT(crypto, engine, OPTIONAL), TEXT(crypto, provider, OPTIONAL),
+	CHOICE(crypto, async, answers), CHOICE(crypto, required, answers),
+	NUMBER(crypto, threads),        CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t control_fields[] = {
@@ -190,6 +189,7 @@ static const struct limit {
 	}
 	LIMIT(tls, ticket_rotation, 1, 86400, 43200),
 	LIMIT(crypto, async, 0, 1, 1),
+	LIMIT(crypto, threads, 0, POOL_THREADS_MAX, 0),
 	LIMIT(control, core, -1, CPU_SETSIZE - 1, -1),
 	LIMIT(data, port, 1, 65535, 7740),
 	LIMIT(data, workers, 1, CONFIG_WORKERS_MAX, 1),

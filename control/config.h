@@ -56,6 +56,7 @@ struct config {
 		char provider[CONFIG_NAME_MAX]; // "": none
 		int async;                      // whether they may pause handshakes
 		int required;                   // whether it is an error if they are missing
+		int threads;                    // for handshakes, where nothing pauses them
 	} crypto;
 	struct config_control {
 		char listen[CONFIG_LISTEN_MAX][ADDRESS_TEXT]; // IP:port

@@ -44,6 +44,9 @@ struct connection {
 	bool closed;
 	enum admission_budget budget;
 	struct offload *offload; // NULL unless an engine works for it
+	bool threaded;           // a thread works for it: `job` and `handshake` are that one's
+	struct pool_job job;
+	int events; // that the thread's work has ended with
 	uv_poll_t poll;
 	struct handshake handshake;
 };
@@ -65,6 +68,8 @@ struct listener {
 	struct listener_counters counters;
 	struct admission *admission;
 	uv_loop_t *loop;
+	struct pool *pool; // NULL: no threads
+	uv_poll_t pool_poll;
 	uv_idle_t work;
 	uv_timer_t watch;
 	struct cds_list_head lists[STATES];
@@ -194,18 +199,28 @@ static struct connection *oldest(struct listener *listener, enum state state)
 		       : cds_list_first_entry(&listener->lists[state], struct connection, node);
 }
 
+/* Whether somebody else works for it, who will be back: meanwhile it can't be freed. */
+static bool is_away(const struct connection *connection)
+{
+	return connection->offload || connection->threaded;
+}
+
 /* Closes one of this state that has had the time for its ClientHello. Returns whether there was
  * one. */
 static bool evict(struct listener *listener, enum state state)
 {
-	struct connection *connection = oldest(listener, state);
+	struct connection *connection;
 
-	if (!connection || connection->offload ||
-	    now_ms(listener) - connection->since_ms < EARLY_MS)
-		return false;
-	listener->counters.evicted++;
-	close_connection(connection);
-	return true;
+	cds_list_for_each_entry (connection, &listener->lists[state], node) {
+		if (now_ms(listener) - connection->since_ms < EARLY_MS)
+			break;
+		if (is_away(connection))
+			continue;
+		listener->counters.evicted++;
+		close_connection(connection);
+		return true;
+	}
+	return false;
 }
 
 /* The handshake is over, one way or another; what is left is to be polite. */
@@ -312,12 +327,72 @@ static void wait_for_engine(struct connection *connection)
 	uv_poll_start(&offload->poll, UV_READABLE, on_offload);
 }
 
+static void wait_for(struct connection *connection, int events)
+{
+	uv_poll_start(&connection->poll,
+		      (events & HANDSHAKE_READABLE ? UV_READABLE : 0) |
+			      (events & HANDSHAKE_WRITABLE ? UV_WRITABLE : 0),
+		      on_event);
+}
+
+/* On a thread: TLS, as far as it gets. */
+static void run_tls(struct pool_job *job)
+{
+	struct connection *connection = caa_container_of(job, struct connection, job);
+
+	do {
+		connection->events = handshake_step(&connection->handshake);
+	} while (!connection->events && connection->handshake.stage == HANDSHAKE_TLS);
+}
+
+static void hand_over(struct connection *connection)
+{
+	struct listener *listener = connection->listener;
+
+	listener->counters.threaded++;
+	connection->threaded = true;
+	connection->job.run = run_tls;
+	pool_submit(listener->pool, &connection->job, connection->budget == ADMISSION_MEMBER);
+}
+
+static void time_out(struct connection *connection);
+
+static void take_back(struct connection *connection)
+{
+	connection->threaded = false;
+	note(connection, HANDSHAKE_TLS, HANDSHAKE_NONE);
+	if (connection->closed)
+		return;
+	if (connection->due_ms <= now_ms(connection->listener))
+		time_out(connection);
+	else if (connection->events)
+		wait_for(connection, connection->events);
+	else
+		make_ready(connection);
+}
+
+static void on_pool(uv_poll_t *poll, int status, int events)
+{
+	struct listener *listener = poll->data;
+	struct pool_job *job, *next;
+
+	for (job = pool_take(listener->pool); job; job = next) {
+		next = job->next;
+		take_back(caa_container_of(job, struct connection, job));
+	}
+}
+
 /* Does all that can be done for it now. */
 static void serve(struct connection *connection)
 {
+	struct listener *listener = connection->listener;
 	int events;
 
 	cds_list_del_init(&connection->ready);
+	if (listener->pool && connection->handshake.stage == HANDSHAKE_TLS) {
+		hand_over(connection);
+		return;
+	}
 	do {
 		enum handshake_stage stage = connection->handshake.stage;
 		enum handshake_result result = connection->handshake.result;
@@ -331,14 +406,10 @@ static void serve(struct connection *connection)
 			return;
 		}
 	} while (!events);
-	if (events & HANDSHAKE_PAUSED) {
+	if (events & HANDSHAKE_PAUSED)
 		wait_for_engine(connection);
-		return;
-	}
-	uv_poll_start(&connection->poll,
-		      (events & HANDSHAKE_READABLE ? UV_READABLE : 0) |
-			      (events & HANDSHAKE_WRITABLE ? UV_WRITABLE : 0),
-		      on_event);
+	else
+		wait_for(connection, events);
 }
 
 /* Begins the handshake, out of a budget that has been asked. */
@@ -536,7 +607,7 @@ static void expire(struct listener *listener, enum state state)
 	struct connection *connection, *next;
 
 	cds_list_for_each_entry_safe (connection, next, &listener->lists[state], node) {
-		if (connection->due_ms <= now_ms(listener) && !connection->offload)
+		if (connection->due_ms <= now_ms(listener) && !is_away(connection))
 			time_out(connection);
 	}
 }
@@ -627,6 +698,21 @@ static void on_socket_closed(uv_handle_t *handle)
 	release(socket->listener);
 }
 
+static int start_pool(struct listener *listener, char *error)
+{
+	const struct listener_config *config = &listener->config;
+	int result = pool_new(&listener->pool, config->threads, &config->thread_cores);
+
+	if (result) {
+		snprintf(error, CONFIG_ERROR_MAX, "crypto.threads: %s", strerror(-result));
+		return result;
+	}
+	uv_poll_init(listener->loop, &listener->pool_poll, pool_fd(listener->pool));
+	listener->pool_poll.data = listener;
+	listener->handles++;
+	return uv_poll_start(&listener->pool_poll, UV_READABLE, on_pool);
+}
+
 int listener_start(struct listener **out, uv_loop_t *loop, const struct listener_config *config,
 		   char *error)
 {
@@ -664,6 +750,13 @@ int listener_start(struct listener **out, uv_loop_t *loop, const struct listener
 		socket->poll.data = socket;
 		listener->socket_count++;
 		listener->handles++;
+	}
+	if (config->threads) {
+		result = start_pool(listener, error);
+		if (result) {
+			listener_stop(listener);
+			return result;
+		}
 	}
 	uv_timer_start(&listener->watch, on_watch, WATCH_MS, WATCH_MS);
 	resume_accepting(listener);
@@ -704,6 +797,12 @@ void listener_stop(struct listener *listener)
 	struct connection *connection, *next;
 
 	listener->stopped = true;
+	if (listener->pool) {
+		// before its threads' connections are freed, and before its descriptor is
+		uv_poll_stop(&listener->pool_poll);
+		uv_close((uv_handle_t *)&listener->pool_poll, on_closed);
+		pool_free(listener->pool);
+	}
 	for (int state = 0; state < STATES; state++) {
 		cds_list_for_each_entry_safe (connection, next, &listener->lists[state], node) {
 			close_connection(connection);

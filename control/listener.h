@@ -11,6 +11,7 @@
 #include "admission.h"
 #include "config.h"
 #include "handshake.h"
+#include "pool.h"
 
 struct listener_config {
 	struct handshake_config handshake;
@@ -22,6 +23,8 @@ struct listener_config {
 	unsigned int tls_timeout_ms;     // to the first byte; from the begin to the end of TLS
 	unsigned int hello_timeout_ms;   // from there to the end of hello
 	unsigned int close_timeout_ms;   // from there to the peer's close
+	unsigned int threads;            // that do TLS; 0: the control thread does
+	cpu_set_t thread_cores;
 
 	/* Whether a member's session is at this address. */
 	bool (*known)(void *arg, const struct endpoint *remote);
@@ -36,6 +39,7 @@ struct listener_counters {
 	uint64_t timed_out;
 	uint64_t resumed;        // handshakes, whatever hello they brought
 	uint64_t offloaded;      // times that a handshake waited for an engine
+	uint64_t threaded;       // times that it was handed to a thread
 	uint64_t of_members;     // handshakes that began out of the members' budget
 	uint64_t busy;           // handshakes begun only to say that the relay is busy
 	uint64_t closed;         // at once, over a limit

@@ -271,6 +271,22 @@ static bool is_known(void *arg, const struct endpoint *remote)
 	return known_has(arg, remote, dataplane_now_ms());
 }
 
+/* Where threads may run beside workers and, if there is another core, the control thread. */
+static void thread_cores(const struct plan *plan, cpu_set_t *cores)
+{
+	cpu_set_t all, left;
+
+	CPU_ZERO(&all);
+	sched_getaffinity(0, sizeof(all), &all);
+	left = all;
+	for (unsigned int i = 0; i < plan->worker_count; i++)
+		CPU_CLR((size_t)plan->workers[i].core, &left);
+	*cores = CPU_COUNT(&left) ? left : all;
+	CPU_CLR((size_t)plan->control.core, &left);
+	if (CPU_COUNT(&left))
+		*cores = left;
+}
+
 static int listener_begin(struct viaductd *v)
 {
 	struct listener_config config = {
@@ -279,6 +295,7 @@ static int listener_begin(struct viaductd *v)
 		.handshake.arg = &v->join,
 		.addresses = v->config.control.listen,
 		.address_count = v->config.control.listen_count,
+		.threads = offload_pauses() ? 0 : (unsigned int)v->config.crypto.threads,
 		.known = is_known,
 		.arg = &v->known,
 	};
@@ -286,6 +303,7 @@ static int listener_begin(struct viaductd *v)
 
 	if (RAND_bytes((unsigned char *)key, sizeof(key)) != 1)
 		return -EIO;
+	thread_cores(&v->plan, &config.thread_cores);
 	listener_config_limits(&config, &v->config.limits);
 	memcpy(config.admission.key, key, sizeof(key));
 	known_init(&v->known, &v->members, key);

@@ -13,6 +13,8 @@
 
 #include "log.h"
 
+static bool pauses;
+
 /* By its name, or by the path of its file. */
 static ENGINE *find_engine(const char *name)
 {
@@ -50,8 +52,8 @@ static bool load_provider(const char *name)
 	       EVP_set_default_properties(NULL, preferred);
 }
 
-static int load(const char *kind, const char *name, bool (*loader)(const char *name), bool required,
-		char *error)
+static int load(const char *kind, const char *name, bool (*loader)(const char *name),
+		const struct config_crypto *config, char *error)
 {
 	const char *reason;
 
@@ -59,6 +61,7 @@ static int load(const char *kind, const char *name, bool (*loader)(const char *n
 		return 0;
 	ERR_clear_error();
 	if (loader(name)) {
+		pauses |= config->async;
 		log_info("crypto offload", "kind=%s name=%s", kind, name);
 		return 0;
 	}
@@ -66,7 +69,7 @@ static int load(const char *kind, const char *name, bool (*loader)(const char *n
 	if (!reason)
 		reason = "unknown reason";
 	ERR_clear_error();
-	if (required) {
+	if (config->required) {
 		snprintf(error, CONFIG_ERROR_MAX, "crypto.%s: %s can't be loaded: %s", kind, name,
 			 reason);
 		return -ENOENT;
@@ -78,9 +81,14 @@ static int load(const char *kind, const char *name, bool (*loader)(const char *n
 
 int offload_load(const struct config_crypto *config, char *error)
 {
-	int result = load("engine", config->engine, load_engine, config->required, error);
+	int result = load("engine", config->engine, load_engine, config, error);
 
 	if (!result)
-		result = load("provider", config->provider, load_provider, config->required, error);
+		result = load("provider", config->provider, load_provider, config, error);
 	return result;
+}
+
+bool offload_pauses(void)
+{
+	return pauses;
 }

@@ -13,4 +13,7 @@
  */
 int offload_load(const struct config_crypto *config, char *error);
 
+/* Whether handshakes may be paused by what was loaded. */
+bool offload_pauses(void);
+
 #endif

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "offload.h"
+
 /* Where a context keeps its struct identity, so that both go when its last connection does. */
 static int relay_index = -1;
 
@@ -279,7 +281,7 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 	SSL_CTX_set_num_tickets(context, 1);
 	SSL_CTX_set_session_ticket_cb(context, seal_ticket, open_ticket, tls);
 	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
-	if (config->crypto.async && (*config->crypto.engine || *config->crypto.provider))
+	if (offload_pauses())
 		SSL_CTX_set_mode(context, SSL_MODE_ASYNC);
 	result = read_files(tls, config, error);
 	if (!result)
@@ -305,10 +307,10 @@ void tls_replace(struct tls *tls, struct tls *next)
 
 	SSL_CTX_set_app_data(next->context, tls);
 	SSL_CTX_set_session_ticket_cb(next->context, seal_ticket, open_ticket, tls);
+	SSL_CTX_set_tlsext_ticket_key_evp_cb(next->context, seal_with_keys);
 	tls->context = next->context;
 	tls->relay = next->relay;
 	next->context = NULL;
-	tls_use_tickets(tls, tls->tickets);
 	SSL_CTX_free(old);
 }
 

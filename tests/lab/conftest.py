@@ -113,12 +113,20 @@ def polling():
 
 
 @pytest.fixture
-def relay(request, house, driver, polling):
+def threads():
+    """For handshakes; for tests to parametrize."""
+    return 0
+
+
+@pytest.fixture
+def relay(request, house, driver, polling, threads):
     """A running viaductd, configured by the test's marks; its ledgers balance afterwards."""
     wanted = {}
     for mark in request.node.iter_markers("relay"):
         wanted = {**mark.kwargs, **wanted}
     wanted["data"] = {"driver": driver, "polling": polling, **wanted.get("data", {})}
+    if threads:
+        wanted["crypto"] = {"threads": threads}
     relay = house.get(**wanted)
     yield relay
     try:

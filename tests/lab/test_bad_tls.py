@@ -11,6 +11,8 @@ from federation import CLIENT, SERVER, Federation
 from peer import Connection
 from relay import CONTROL_V4, eventually
 
+pytestmark = pytest.mark.parametrize("threads", [0, 2])
+
 HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
 
 

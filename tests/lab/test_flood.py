@@ -71,6 +71,7 @@ def quiet(relay):
 
 @pytest.mark.relay(limits={"source_handshakes": 10000, "source_handshakes_per_second": 100000,
                            "handshakes": 8, "tls_timeout": 5})
+@pytest.mark.parametrize("threads", [0, 2])
 def test_silent_connections(relay, join, neighbours, open_many):
     """Thousands of them take no place of those who speak."""
     open_many(MANY)
@@ -85,6 +86,7 @@ def test_silent_connections(relay, join, neighbours, open_many):
 
 @pytest.mark.relay(limits={"source_handshakes": 10000, "source_handshakes_per_second": 100000,
                            "handshakes": 8, "tls_timeout": 2})
+@pytest.mark.parametrize("threads", [0, 2])
 def test_one_byte_a_second(relay, join, neighbours, open_many):
     """They take places, but lose them at once to who sends a ClientHello."""
     sockets = open_many(300)
@@ -147,6 +149,7 @@ def test_busy(relay, federation, neighbours):
 
 @pytest.mark.relay(limits={"handshakes": 4, "handshakes_per_second": 5, "waiting": 50,
                            "source_handshakes": 10000, "source_handshakes_per_second": 100000})
+@pytest.mark.parametrize("threads", [0, 2])
 def test_members_rekey_in_a_flood(relay, join, neighbours, identities, federation):
     """From another address they use up all that newcomers may have; rekeys have their own."""
     members = [join(f"member{number}") for number in range(3)]
@@ -188,6 +191,7 @@ def client_hello():
     return connection.bio_read(65536)
 
 
+@pytest.mark.parametrize("threads", [0, 2])
 def test_aborted_at_each_step(relay, join, federation, neighbours):
     """In order and by reset: nothing of it stays."""
     hello = client_hello()
@@ -255,6 +259,7 @@ def test_garbage_on_both_ports(relay, join, neighbours):
 
 
 @pytest.mark.relay(limits={"takeovers_per_minute": 60000})
+@pytest.mark.parametrize("threads", [0, 2])
 def test_a_peer_that_joins_a_thousand_times(relay, federation, neighbours):
     """One member, one session, and no more memory than at first."""
     identity = federation.peer("restless")
