@@ -15,6 +15,7 @@ enum request_op {
 	REQUEST_COMPLAIN,
 	REQUEST_WATCH,
 	REQUEST_UNWATCH,
+	REQUEST_COUNT
 };
 
 struct request {

@@ -25,8 +25,9 @@ static void on_signal(int number)
 
 static int usage(void)
 {
-	fprintf(stderr, "Usage: flood FROM-IPV4 TO-IPV4 PORT\n\n"
-			"Sends garbage of 100 bytes until SIGTERM or SIGINT, and prints how much.\n");
+	fprintf(stderr,
+		"Usage: flood FROM-IPV4 TO-IPV4 PORT\n\n"
+		"Sends garbage of 100 bytes until SIGTERM or SIGINT, and prints how much.\n");
 	return 2;
 }
 

@@ -941,6 +941,8 @@ static void bad_answers_are_refused(void **state)
 	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_PROTOCOL);
 	stub->answer = "{\"error\":\"full\"}";
 	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_FULL);
+	stub->answer = "{\"error\":\"cut\",\"retry_after\":60}";
+	assert_int_equal(failure("peer-1", &seen), VIADUCT_E_CUT);
 }
 
 static void certificates_are_checked(void **state)

@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *detail = NULL;
 
 	if (request_parse(&request, payload, size, &detail) == 0) {
-		assert(request.op <= REQUEST_COMPLAIN);
+		assert(request.op < REQUEST_COUNT);
 		assert(memchr(request.name, '\0', sizeof(request.name)));
 		assert(memchr(request.cluster, '\0', sizeof(request.cluster)));
 		assert(memchr(request.token, '\0', sizeof(request.token)));

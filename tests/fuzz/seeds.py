@@ -122,7 +122,27 @@ def request():
           peers={"op": "peers", "cluster": "a", "after": vectors["peer_id"]["text"]},
           all={"op": "peers"}, relays={"op": "relays"}, leave={"op": "leave"},
           echo={"op": "echo", "token": "0123456789abcdef0123456789abcdef"},
+          complain={"op": "complain", "peer": vectors["peer_id"]["text"], "reason": "spam"},
           unknown={"op": "fly"}, type={"op": 1}, long={"op": "resolve", "name": "n" * 300})
+
+
+def scores():
+    first = {"viaduct_scores": 1, "written": 1699999000}
+    peer = {"id": vectors["peer_id"]["text"], "name": "spiffe://lab/a/peer-1", "level": 3,
+            "pinned": False, "cuts": 2, "cut_ago_s": 30, "cut_s": 90, "age_s": 0,
+            "causes": {"auth": [1.5, 20, 7], "complaint": [30, 15, 0]},
+            "complaint": [vectors["relay_id"]["text"], "spam"]}
+    other = {**peer, "id": vectors["relay_id"]["text"], "pinned": True, "cuts": 99}
+    del other["complaint"]
+
+    def lines(*objects):
+        return "".join(json.dumps(entry) + "\n" for entry in objects)
+    write("scores", both=lines(first, peer, other), twice=lines(first, peer, peer),
+          nothing=lines(first), headless=lines(peer), later=lines({**first, "viaduct_scores": 2}),
+          half=lines(first, peer, other)[:-30], future=lines({**first, "written": 1 << 60}, peer),
+          past=lines({**first, "written": -(1 << 60)}, peer),
+          wrong=lines(first, {**peer, "cuts": -1}, {**peer, "level": 9}, {**peer, "causes": []},
+                      {**peer, "causes": {"auth": [-1, 0, 0]}}, {**peer, "id": "x"}, [], 7))
 
 
 def config():
@@ -199,5 +219,5 @@ def records():
           + step(7, 20) + datagram(2, message(peer(9)), sequence=1))
 
 
-for make in wire, frame, hello, identity, request, config, welcome, records:
+for make in wire, frame, hello, identity, request, scores, config, welcome, records:
     make()
