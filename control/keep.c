@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "log.h"
 
 enum {
@@ -14,35 +15,16 @@ enum {
 	AGAIN_MS = 60000, // after a failed one
 };
 
-/* Writes a new file over the old one. Returns 0 or a negative errno. */
-static int save(const struct keep *keep)
+static int write_scores(void *arg, FILE *file)
 {
-	char path[CONFIG_PATH_MAX + 8];
-	FILE *file = NULL;
-	int fd, result;
+	const struct keep *keep = arg;
 
-	snprintf(path, sizeof(path), "%s.new", keep->path);
-	unlink(path);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd >= 0)
-		file = fdopen(fd, "w");
-	if (!file) {
-		result = -errno;
-		if (fd >= 0)
-			close(fd);
-		return result;
-	}
-	errno = 0;
-	result = reputation_write(&keep->copy, file, keep->copied_ms, keep->copied_s);
-	if (fflush(file) || fsync(fd) || result)
-		result = errno ? -errno : -EIO;
-	if (fclose(file) && !result)
-		result = -errno;
-	if (!result && rename(path, keep->path))
-		result = -errno;
-	if (result)
-		unlink(path);
-	return result;
+	return reputation_write(&keep->copy, file, keep->copied_ms, keep->copied_s);
+}
+
+static int save(struct keep *keep)
+{
+	return file_replace(keep->path, write_scores, keep);
 }
 
 static void lay_aside(const struct keep *keep, const char *why)

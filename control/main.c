@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <poll.h>
 #include <signal.h>
@@ -45,6 +46,10 @@ static struct viaductd {
 	struct clusters clusters;
 	struct tickets tickets;
 	uv_timer_t tickets_timer;
+	uv_work_t tickets_work; // writes the copy
+	struct ticket_key tickets_copy[2];
+	bool tickets_busy;
+	int tickets_result;
 	const struct aead_ops *aead;
 	struct call_rcu_data *reclaimer;
 	uv_loop_t loop;
@@ -141,11 +146,33 @@ static void tls_stop(struct viaductd *v)
 	tickets_fini(&v->tickets);
 }
 
+/* In a thread of libuv's, as disks may be slow. */
+static void write_tickets(uv_work_t *work)
+{
+	struct viaductd *v = work->data;
+
+	v->tickets_result = tickets_write(v->tickets.path, v->tickets_copy);
+}
+
+static void on_tickets_written(uv_work_t *work, int status)
+{
+	struct viaductd *v = work->data;
+
+	OPENSSL_cleanse(v->tickets_copy, sizeof(v->tickets_copy));
+	v->tickets_busy = false;
+	tickets_written(&v->tickets, status ? status : v->tickets_result);
+}
+
 static void on_tickets(uv_timer_t *timer)
 {
 	struct viaductd *v = timer->data;
 
-	tickets_tick(&v->tickets, time(NULL));
+	if (v->tickets_busy || !tickets_tick(&v->tickets, time(NULL)))
+		return;
+	memcpy(v->tickets_copy, v->tickets.keys, sizeof(v->tickets_copy));
+	v->tickets_work.data = v;
+	v->tickets_busy =
+		!uv_queue_work(&v->loop, &v->tickets_work, write_tickets, on_tickets_written);
 }
 
 static int tickets_start(struct viaductd *v)

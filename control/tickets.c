@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "log.h"
 
 enum { AGAIN_S = 60 }; // before the file is tried again
@@ -53,42 +54,27 @@ out:
 	return result;
 }
 
-/* Writes a new file over the old one: whoever reads sees one of them. Returns 0 or -errno. */
-static int save(const struct tickets *tickets)
+static int write_keys(void *arg, FILE *file)
 {
-	char path[CONFIG_PATH_MAX + 8];
-	struct file file;
-	int fd, result = 0;
+	struct file content;
+	int result = 0;
 
-	snprintf(path, sizeof(path), "%s.new", tickets->path);
-	unlink(path);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -errno;
-	memcpy(file.magic, magic, sizeof(magic));
-	memcpy(file.keys, tickets->keys, sizeof(file.keys));
-	errno = ENOSPC; // of a short write
-	// not synced, which could take long: lost keys only make peers do a full handshake
-	if (write(fd, &file, sizeof(file)) != sizeof(file))
+	memcpy(content.magic, magic, sizeof(magic));
+	memcpy(content.keys, arg, sizeof(content.keys));
+	setvbuf(file, NULL, _IONBF, 0); // no copy that isn't wiped
+	if (fwrite(&content, sizeof(content), 1, file) != 1)
 		result = -errno;
-	OPENSSL_cleanse(&file, sizeof(file));
-	if (close(fd) && !result)
-		result = -errno;
-	if (!result && rename(path, tickets->path))
-		result = -errno;
-	if (result)
-		unlink(path);
+	OPENSSL_cleanse(&content, sizeof(content));
 	return result;
 }
 
-static void keep(struct tickets *tickets, int64_t now)
+int tickets_write(const char *path, struct ticket_key keys[2])
 {
-	int result;
+	return file_replace(path, write_keys, keys);
+}
 
-	if (!*tickets->path)
-		return;
-	tickets->tried = now;
-	result = save(tickets);
+void tickets_written(struct tickets *tickets, int result)
+{
 	tickets->kept = !result;
 	if (result && !tickets->warned)
 		log_warning("ticket keys not kept", "file=%s reason=%s advice=%s", tickets->path,
@@ -154,8 +140,9 @@ int tickets_init(struct tickets *tickets, const struct config_tls *config, int64
 	// the one before opens as long as it would have without a restart
 	if (now - tickets->keys[1].made >= 2 * tickets->rotation)
 		memset(&tickets->keys[1], 0, sizeof(tickets->keys[1]));
-	if (!tickets->kept)
-		keep(tickets, now);
+	if (!tickets->kept && *tickets->path)
+		tickets_written(tickets, tickets_write(tickets->path, tickets->keys));
+	tickets->tried = now;
 	return 0;
 }
 
@@ -166,13 +153,15 @@ void tickets_fini(struct tickets *tickets)
 	OPENSSL_cleanse(tickets, sizeof(*tickets));
 }
 
-void tickets_tick(struct tickets *tickets, int64_t now)
+bool tickets_tick(struct tickets *tickets, int64_t now)
 {
-	bool rotated = is_due(tickets, now) && !rotate(tickets, now);
+	bool due = is_due(tickets, now) && !rotate(tickets, now);
 
-	if (rotated ||
-	    (!tickets->kept && (now < tickets->tried || now - tickets->tried >= AGAIN_S)))
-		keep(tickets, now);
+	// a clock that was set back doesn't put it off
+	due |= !tickets->kept && (now < tickets->tried || now - tickets->tried >= AGAIN_S);
+	if (due)
+		tickets->tried = now;
+	return due && *tickets->path;
 }
 
 /* Finds the key by its name, or takes the newest if `name` is NULL. Returns its place, or -1. */

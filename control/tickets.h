@@ -1,8 +1,7 @@
 /*
  * The keys that seal TLS tickets (RFC 5077, section 4): rotated, and kept in a file, so that peers
  * resume after a restart of the relay. What has to do with the file never fails: without it the
- * keys live as long as the process. The first three functions are for the control thread,
- * tickets_seal() may be called from any.
+ * keys live as long as the process. For the control thread, but for where it says otherwise.
  */
 #ifndef VIADUCT_TICKETS_H
 #define VIADUCT_TICKETS_H
@@ -37,10 +36,16 @@ struct tickets {
 int tickets_init(struct tickets *tickets, const struct config_tls *config, int64_t now);
 void tickets_fini(struct tickets *tickets);
 
-/* Makes a new key if it is time to, and saves what isn't. Call it every second or so. */
-void tickets_tick(struct tickets *tickets, int64_t now);
+/*
+ * Makes a new key if it is time to. Call it every second or so. Returns whether the file is to be
+ * written now: a copy of the keys by tickets_write(), on any thread, as it waits for the disk;
+ * then tickets_written() is told its result.
+ */
+bool tickets_tick(struct tickets *tickets, int64_t now);
+int tickets_write(const char *path, struct ticket_key keys[2]);
+void tickets_written(struct tickets *tickets, int result);
 
-/* As SSL_CTX_set_tlsext_ticket_key_evp_cb(3) wants it, but for where the keys are. */
+/* As SSL_CTX_set_tlsext_ticket_key_evp_cb(3) wants it, but for where the keys are. Any thread. */
 int tickets_seal(struct tickets *tickets, unsigned char name[TICKETS_NAME], unsigned char *iv,
 		 EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int seal);
 

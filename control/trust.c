@@ -1,7 +1,6 @@
 #include "trust.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <stdio.h>
@@ -10,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "log.h"
 
 enum { FILE_MAX = 64 << 20 };
@@ -337,37 +337,17 @@ const char *trust_refuses(struct trust *trust, const struct wire_id *id,
 	return why;
 }
 
-/* Writes a new file over the old one, so that whoever reads sees one of them. */
-static int save(const struct trust *trust)
+static int write_revoked(void *arg, FILE *file)
 {
-	char path[CONFIG_PATH_MAX + 8], id[WIRE_ID_TEXT + 1];
-	int fd, result = 0;
-	FILE *file;
+	const struct trust *trust = arg;
+	char id[WIRE_ID_TEXT + 1];
 
-	snprintf(path, sizeof(path), "%s.new", trust->path);
-	unlink(path);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	file = fd < 0 ? NULL : fdopen(fd, "w");
-	if (!file) {
-		result = -errno;
-		if (fd >= 0)
-			close(fd);
-		return result;
-	}
 	fputs("# revoked peers, kept by viaductd: an id a line\n", file);
 	for (size_t i = 0; i < trust->revoked.count; i++) {
 		wire_id_format(id, &trust->revoked.ids[i]);
 		fprintf(file, "%s\n", id);
 	}
-	if (fflush(file) || ferror(file) || fsync(fd))
-		result = errno ? -errno : -EIO;
-	if (fclose(file) && !result)
-		result = -errno;
-	if (!result && rename(path, trust->path))
-		result = -errno;
-	if (result)
-		unlink(path);
-	return result;
+	return 0;
 }
 
 int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo, char *error)
@@ -389,7 +369,7 @@ int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo, char 
 	trust->unsaved = true;
 	if (!*trust->path)
 		return 0;
-	result = save(trust);
+	result = file_replace(trust->path, write_revoked, trust);
 	if (result)
 		snprintf(error, CONFIG_ERROR_MAX, "it holds until the relay ends: %s: %s",
 			 trust->path, strerror(-result));

@@ -110,6 +110,7 @@ class Relay:
         self.log_file = os.path.join(self.directory, "viaductd.log")
         self.admin_socket = self.config["control"]["admin"]
         self.process = None
+        self.environment = ENVIRONMENT
         with open(self.file, "w") as file:
             file.write(yaml_text(self.config))
 
@@ -120,7 +121,7 @@ class Relay:
             begin = log.tell()
             self.process = subprocess.Popen(
                 self.lab.relay_command(VIADUCTD, "-c", self.file), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env=ENVIRONMENT)
+                stdout=log, stderr=log, env=self.environment)
 
         def ready():
             assert self.process.poll() is None, f"viaductd ended:\n{self.log(begin)}"

@@ -3,6 +3,8 @@
 import os
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 from cryptography import x509
@@ -304,6 +306,37 @@ def test_bad_files_change_nothing(own, federation, peers, tmp_path):
                 CONTROL_V4).join().welcome["keepalive"] == 10
     (tmp_path / "viaductd.yaml").write_text(good)
     assert viaduct(own, "reload").returncode == 0
+
+
+def test_files_that_come_and_go(own, federation, peers):
+    """Of the configuration and what it names, all is taken over, or nothing of it."""
+    over = threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            for name in "viaductd.yaml", "cert", "key":
+                path = os.path.join(own.directory, name)
+                os.rename(path, path + ".away")
+                time.sleep(0.002)
+                os.rename(path + ".away", path)
+                time.sleep(0.002)
+    thread = threading.Thread(target=come_and_go)
+    before = served(federation)
+    results = set()
+    applied = 0
+    thread.start()
+    try:
+        while not {True, False} <= results or applied < 20:
+            answer = own.admin("reload")
+            results.add(answer["ok"])
+            applied += answer["ok"]
+            assert answer["ok"] or "No such file or directory" in answer["error"] or (
+                "tls." in answer["error"]), answer
+    finally:
+        over.set()
+        thread.join()
+    assert served(federation) == before
+    assert own.admin("reload") == {"ok": True, "applied": True, "changes": []}
 
 
 def test_trust_is_enforced(own, federation, peers, tmp_path):

@@ -94,6 +94,30 @@ def test_full_disk(start, shake, tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_disk_that_fills_up(start, shake, tmp_path):
+    """The file keeps the old keys, by which peers resume after a restart as well."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], check=True)
+    try:
+        relay = start(disk / "keys", ticket_rotation=3)
+        ticket = shake()[1]
+        keys = (disk / "keys").read_bytes()
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(bytes(8192))
+        eventually(lambda: said(relay, "ticket keys not kept"), 5)
+        assert said(relay, "ticket keys not kept")[0]["reason"] == "No space left on device"
+        assert (disk / "keys").read_bytes() == keys
+        relay.kill()
+        relay.start()
+        assert not said(relay, "ticket keys not read")
+        assert shake(ticket)[0]
+        (disk / "filler").unlink()
+        relay.stop()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def test_no_folder(start, shake, tmp_path):
     relay = start(tmp_path / "nowhere" / "keys")
     assert said(relay, "ticket keys not kept")

@@ -164,6 +164,43 @@ def test_revoke_without_a_file(relay, join, revocations):
     refused(alice)
 
 
+def test_full_disk(start, federation, tmp_path):
+    """The command says so, the old list stays, and the new one is written when there is room."""
+    alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], check=True)
+    try:
+        relay = start(revoked=str(disk / "revoked"))
+        bob.connect()
+        carol.connect()
+        assert viaduct(relay, "revoke", alice.identity.text).returncode == 0
+        before = (disk / "revoked").read_bytes()
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(bytes(8192))
+        done = viaduct(relay, "revoke", bob.identity.text)
+        assert done.returncode == 1
+        assert "it holds until the relay ends" in done.stderr
+        assert "No space left on device" in done.stderr
+        bob.wait_event("revoked")
+        refused(bob)
+        assert (disk / "revoked").read_bytes() == before
+        assert sorted(os.listdir(disk)) == ["filler", "revoked"]
+        # a reload forgets nothing of it, and nobody else is disturbed
+        assert viaduct(relay, "reload").returncode == 0
+        refused(bob)
+        assert carol.wait_tag(carol.send(carol.relay, kind=PING))
+        (disk / "filler").unlink()
+        assert viaduct(relay, "revoke", bob.identity.text).returncode == 0
+        relay.kill()
+        relay.start()
+        refused(alice)
+        refused(bob)
+        carol.connect().leave()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def crl(federation, directory, *identities, key=None):
     now = datetime.datetime.now(datetime.timezone.utc)
     builder = x509.CertificateRevocationListBuilder().issuer_name(federation.name).last_update(
