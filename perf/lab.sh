@@ -9,14 +9,19 @@ lab=$build/@name@ ns_relay=viaduct-@name@-relay ns_peers=viaduct-@name@-peers
 . "@root@/scripts/lab.sh"
 viaduct=$build/client/viaduct
 
-peers=@peers@ bystanders=@bystanders@
-arguments=("$@")
+peers=@peers@ bystanders=@bystanders@ engine='' arguments=()
 while [ $# != 0 ]; do
 	case $1 in
 		--peers) peers=${2-} ;;
 		--bystanders) bystanders=${2-} ;;
+		--engine)
+			engine=${2-}
+			shift $(($# > 1 ? 2 : 1))
+			continue
+			;;
 		-h | --help) exec "$build/perf/@name@-peers" --help ;;
 	esac
+	arguments+=("$1")
 	shift
 done
 whole_number --peers "$peers" 1 20000
@@ -61,6 +66,11 @@ limits:
   source_handshakes_per_second: 100000
 trust:
   revoked: $lab/revoked
+END
+	[ -z "$engine" ] || cat >>"$lab/viaductd.yaml" <<END
+crypto:
+  engine: $engine
+  required: yes
 END
 	mv "$lab/viaductd.yaml" "$lab/$1.yaml"
 }

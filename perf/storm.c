@@ -179,6 +179,7 @@ static const char usage[] =
 	"  --peers N        that join at once (default 10000)\n"
 	"  --bystanders N   that send to each other meanwhile (default 50)\n"
 	"  --timeout S      for all to join (default 120)\n"
+	"  --engine NAME    an OpenSSL engine for the relay's handshakes\n"
 	"  --json           print the result as JSON\n";
 
 static void options_read(struct options *o, struct relay *relay, int argc, char **argv)
