@@ -108,7 +108,7 @@ send_event(struct forward *forward, enum forward_event_type type, const struct s
 }
 
 /* Fetches what is written next: other cores have read these lines, or written them. */
-static inline void fetch_to_write(const uint8_t *at)
+static inline void __attribute__((always_inline)) fetch_to_write(const uint8_t *at)
 {
 	for (int i = 0; i < FETCH_SIZE; i += 64)
 		__builtin_prefetch(at + i, 1);
