@@ -30,6 +30,7 @@ struct welcome {
 	unsigned int keepalive, expiry, rekey; // seconds
 	uint32_t key_records;
 	uint8_t mac[32]; // of a rekey; else zeros
+	bool trains;     // may be sent
 };
 
 /* Why hello was refused, fit to be printed. */

@@ -208,7 +208,7 @@ static void control_send(struct call *call)
 	uint8_t *payload;
 	int error;
 
-	payload = flow_message(session, 0, WIRE_CONTROL, WIRE_KIND_CONTROL, &session->welcome.relay,
+	payload = lane_message(session, 0, WIRE_CONTROL, WIRE_KIND_CONTROL, &session->welcome.relay,
 			       call->tag, length, &error);
 	if (payload)
 		memcpy(payload, call->text, length);

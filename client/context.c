@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "dial.h"
-#include "flow.h"
+#include "lane.h"
 #include "lookup.h"
 #include "peer.h"
 #include "session.h"
@@ -18,7 +18,8 @@
 
 enum {
 	SPARE_MAX = 256,
-	BUFFER_SIZE = 2048, // enough for a default session
+	BUFFER_SIZE = 1 << 16,              // the largest train
+	BUFFER_STRIDE = BUFFER_SIZE + 1536, // no power of two, for which a cache has few places
 };
 
 uint64_t context_now(struct viaduct *v)
@@ -127,20 +128,26 @@ void context_record_free(struct viaduct *v, struct record *record)
 	v->spare_count++;
 }
 
-int context_receive_size(struct viaduct *v, size_t size)
+int context_receive(struct viaduct *v, int fd)
 {
-	uint8_t *buffers;
+	for (int i = 0; i < CONTEXT_BATCH && v->headers[i].msg_len; i++) {
+		v->headers[i].msg_len = 0;
+		v->headers[i].msg_hdr.msg_controllen = CONTEXT_CONTROL;
+	}
+	return recvmmsg(fd, v->headers, CONTEXT_BATCH, MSG_DONTWAIT, NULL);
+}
 
-	if (size <= v->buffer_size)
-		return 0;
-	buffers = realloc(v->buffers, size * CONTEXT_BATCH);
-	if (!buffers)
+static int buffers_new(struct viaduct *v)
+{
+	v->buffers = malloc(CONTEXT_BATCH * (size_t)BUFFER_STRIDE);
+	if (!v->buffers)
 		return -ENOMEM;
-	v->buffers = buffers;
-	v->buffer_size = size;
 	for (int i = 0; i < CONTEXT_BATCH; i++) {
-		v->vectors[i] = (struct iovec){buffers + (size_t)i * size, size};
-		v->headers[i].msg_hdr = (struct msghdr){.msg_iov = &v->vectors[i], .msg_iovlen = 1};
+		v->vectors[i] = (struct iovec){v->buffers + (size_t)i * BUFFER_STRIDE, BUFFER_SIZE};
+		v->headers[i].msg_hdr = (struct msghdr){.msg_iov = &v->vectors[i],
+							.msg_iovlen = 1,
+							.msg_control = v->controls[i],
+							.msg_controllen = CONTEXT_CONTROL};
 	}
 	return 0;
 }
@@ -154,6 +161,8 @@ struct viaduct *viaduct_new(void)
 		return NULL;
 	LIST_INIT(&v->peers);
 	STAILQ_INIT(&v->dirty);
+	STAILQ_INIT(&v->flows);
+	LIST_INIT(&v->remotes);
 	LIST_INIT(&v->ended);
 	LIST_INIT(&v->closed);
 	TAILQ_INIT(&v->rekeys);
@@ -165,7 +174,7 @@ struct viaduct *viaduct_new(void)
 	v->clock.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	v->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (v->clock.fd < 0 || v->epoll < 0 || context_watch(v, &v->clock, EPOLLIN) ||
-	    context_receive_size(v, BUFFER_SIZE)) {
+	    buffers_new(v)) {
 		error = errno;
 		viaduct_free(v);
 		errno = error;
@@ -218,14 +227,15 @@ void viaduct_flush(struct viaduct *v)
 {
 	struct session *session;
 
-	if (STAILQ_EMPTY(&v->dirty))
+	if (STAILQ_EMPTY(&v->dirty) && STAILQ_EMPTY(&v->flows))
 		return;
 	context_now(v);
 	while ((session = STAILQ_FIRST(&v->dirty))) {
 		STAILQ_REMOVE_HEAD(&v->dirty, dirty_link);
 		session->dirty = false;
-		flow_flush(session);
+		lane_seal_all(session);
 	}
+	flow_send_all(v);
 }
 
 int viaduct_process(struct viaduct *v)

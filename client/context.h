@@ -15,8 +15,9 @@
 #include "viaduct.h"
 
 enum {
-	CONTEXT_BATCH = 64, // datagrams a system call
+	CONTEXT_BATCH = 64, // trains or datagrams received by a system call
 	CONTEXT_EVENTS = 128,
+	CONTEXT_CONTROL = 64, // bytes beside a datagram
 };
 
 #define MILLISECOND                     UINT64_C(1000000)
@@ -24,6 +25,9 @@ enum {
 
 #define owner_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
+struct flow;
+struct lane;
+struct remote;
 struct trust;
 struct relay;
 struct session;
@@ -38,6 +42,8 @@ struct watch {
 /* A record being filled, or sealed and waiting to be sent. */
 struct record {
 	STAILQ_ENTRY(record) link;
+	struct session *session; // once it is sealed
+	struct lane *lane;
 	uint32_t capacity;
 	uint32_t size;
 	uint8_t data[];
@@ -54,8 +60,10 @@ struct viaduct {
 	int received; // datagrams, in this viaduct_process()
 
 	LIST_HEAD(, viaduct_peer) peers;
-	STAILQ_HEAD(, session) dirty; // with something to send
-	LIST_HEAD(, session) ended;   // to be freed when nobody looks at them any more
+	STAILQ_HEAD(, session) dirty; // with something to seal
+	STAILQ_HEAD(, flow) flows;    // with something to send
+	LIST_HEAD(, remote) remotes;
+	LIST_HEAD(, session) ended; // to be freed when nobody looks at them any more
 	LIST_HEAD(, viaduct_peer) closed;
 
 	TAILQ_HEAD(dial_line, viaduct_peer) rekeys, joins; // waiting for their turn to shake hands
@@ -71,8 +79,8 @@ struct viaduct {
 
 	struct mmsghdr headers[CONTEXT_BATCH]; // for receiving, into
 	struct iovec vectors[CONTEXT_BATCH];
-	uint8_t *buffers; // CONTEXT_BATCH of buffer_size
-	size_t buffer_size;
+	uint8_t controls[CONTEXT_BATCH][CONTEXT_CONTROL] __attribute__((aligned(8)));
+	uint8_t *buffers;
 
 	struct epoll_event events[CONTEXT_EVENTS];
 	int event, event_count; // being looked at
@@ -103,8 +111,8 @@ void context_record_free(struct viaduct *v, struct record *record);
 /* Frees the sessions and peers that have ended, which nobody must be looking at. */
 void context_reap(struct viaduct *v);
 
-/* Makes room to receive datagrams of this size. Not while datagrams are looked at. */
-int context_receive_size(struct viaduct *v, size_t size);
+/* Receives into v->headers. Returns how many of them are filled, or -1 and errno. */
+int context_receive(struct viaduct *v, int fd);
 
 /* `base` ms, of which the upper half is left to chance, in ns: so that peers don't march in step.
  */

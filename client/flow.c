@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,225 +11,388 @@
 
 enum {
 	SOCKET_BUFFER = 4 << 20,
-	READS_MAX = 4, // batches, before others have their turn
+	READS_MAX = 4,       // batches, before others have their turn
+	SEND_RECORDS = 256,  // a system call
+	TRAIN_RECORDS = 64,  // all kernels that know trains take so many
+	TRAIN_BYTES = 65000, // with headers it must fit an IP packet
+	BUCKETS_MIN = 16,
 };
 
-/* Sends what waits. Returns whether the kernel took it all. */
-static bool lane_send(struct session *session, struct lane *lane)
-{
-	struct viaduct_stats *stats = &session->peer->stats;
-	struct mmsghdr headers[VIADUCT_RECORDS_WAITING];
-	struct iovec vectors[VIADUCT_RECORDS_WAITING];
-	struct viaduct *v = session->peer->v;
-	struct record *record;
-	bool retried = false;
+/* ---- Sessions by index ---- */
 
-	while (!STAILQ_EMPTY(&lane->sealed)) {
-		unsigned int count = 0;
+static struct session **bucket_of(const struct remote *remote, uint32_t index)
+{
+	return &remote->buckets[index & (remote->bucket_count - 1)];
+}
+
+static int buckets_grow(struct remote *remote)
+{
+	unsigned int before = remote->bucket_count;
+	struct session **old = remote->buckets;
+	unsigned int count = before ? 2 * before : BUCKETS_MIN;
+	struct session **made = calloc(count, sizeof(struct session *));
+
+	if (!made)
+		return -ENOMEM;
+	remote->buckets = made;
+	remote->bucket_count = count;
+	for (unsigned int i = 0; i < before; i++) {
+		struct session *session = old[i], *next;
+
+		for (; session; session = next) {
+			struct session **bucket = bucket_of(remote, session->welcome.index);
+
+			next = session->remote_next;
+			session->remote_next = *bucket;
+			*bucket = session;
+		}
+	}
+	free(old);
+	return 0;
+}
+
+static struct session *session_find(const struct remote *remote, uint32_t index)
+{
+	struct session *session = *bucket_of(remote, index);
+
+	while (session && session->welcome.index != index)
+		session = session->remote_next;
+	return session;
+}
+
+static void remote_free(struct remote *remote)
+{
+	if (remote->session_count || !LIST_EMPTY(&remote->flows))
+		return;
+	LIST_REMOVE(remote, link);
+	free(remote->buckets);
+	free(remote);
+}
+
+int remote_enter(struct session *session)
+{
+	const struct sockaddr_storage *address = &session->welcome.data;
+	struct viaduct *v = session->peer->v;
+	struct session **bucket;
+	struct remote *remote;
+
+	LIST_FOREACH(remote, &v->remotes, link)
+	if (!memcmp(&remote->address, address, sizeof(*address)))
+		break;
+	if (!remote) {
+		remote = calloc(1, sizeof(*remote));
+		if (!remote)
+			return -ENOMEM;
+		remote->v = v;
+		remote->address = *address;
+		LIST_INIT(&remote->flows);
+		LIST_INSERT_HEAD(&v->remotes, remote, link);
+	}
+	if (remote->session_count == remote->bucket_count && buckets_grow(remote)) {
+		remote_free(remote);
+		return -ENOMEM;
+	}
+	bucket = bucket_of(remote, session->welcome.index);
+	session->remote = remote;
+	session->remote_next = *bucket;
+	*bucket = session;
+	remote->session_count++;
+	return 0;
+}
+
+void remote_leave(struct session *session)
+{
+	struct remote *remote = session->remote;
+	struct session **at;
+
+	if (!remote)
+		return;
+	at = bucket_of(remote, session->welcome.index);
+	while (*at != session)
+		at = &(*at)->remote_next;
+	*at = session->remote_next;
+	session->remote = NULL;
+	remote->session_count--;
+	remote_free(remote);
+}
+
+/* ---- Sending ---- */
+
+union segment_control {
+	char bytes[CMSG_SPACE(sizeof(uint16_t))];
+	struct cmsghdr align;
+};
+
+/* What one sendmmsg() is asked to send. */
+struct batch {
+	unsigned int count;
+	struct mmsghdr headers[SEND_RECORDS];
+	struct iovec vectors[SEND_RECORDS];
+	union segment_control controls[SEND_RECORDS];
+};
+
+/* The train that begins with `record`: those behind it of the same size, and one that is smaller.
+ */
+static unsigned int train_gather(const struct record *record, struct iovec *vectors,
+				 unsigned int most)
+{
+	size_t size = record->size, sum = 0, last = size;
+	unsigned int count = 0;
+
+	while (record && count < most && last == size && record->size <= size &&
+	       sum + record->size <= TRAIN_BYTES) {
+		vectors[count++] = (struct iovec){(void *)record->data, record->size};
+		sum += record->size;
+		last = record->size;
+		record = STAILQ_NEXT(record, link);
+	}
+	return count;
+}
+
+static void segment_put(struct msghdr *header, union segment_control *control, size_t size)
+{
+	const uint16_t segment = (uint16_t)size;
+
+	header->msg_control = control;
+	header->msg_controllen = sizeof(control->bytes);
+	*CMSG_FIRSTHDR(header) = (struct cmsghdr){.cmsg_level = SOL_UDP,
+						  .cmsg_type = UDP_SEGMENT,
+						  .cmsg_len = CMSG_LEN(sizeof(segment))};
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(header)), &segment, sizeof(segment));
+}
+
+static void batch_gather(struct batch *batch, const struct flow *flow)
+{
+	const struct record *record = STAILQ_FIRST(&flow->sealed);
+	unsigned int used = 0;
+
+	batch->count = 0;
+	while (record && used < SEND_RECORDS) {
+		struct msghdr *header = &batch->headers[batch->count].msg_hdr;
+		unsigned int most = SEND_RECORDS - used, n;
+
+		if (most > TRAIN_RECORDS)
+			most = TRAIN_RECORDS;
+		n = train_gather(record, &batch->vectors[used], flow->trains ? most : 1);
+		*header = (struct msghdr){.msg_iov = &batch->vectors[used], .msg_iovlen = n};
+		if (n > 1)
+			segment_put(header, &batch->controls[batch->count], record->size);
+		used += n;
+		batch->count++;
+		while (n--)
+			record = STAILQ_NEXT(record, link);
+	}
+}
+
+/* The first `count` records in line are done with. */
+static void line_advance(struct flow *flow, size_t count, bool sent)
+{
+	while (count--) {
+		struct record *record = STAILQ_FIRST(&flow->sealed);
+		struct viaduct_stats *stats = &record->session->peer->stats;
+
+		if (sent)
+			stats->records_sent++;
+		else
+			stats->send_failed++;
+		stats->bytes_sent += record->size;
+		record->lane->waiting--;
+		STAILQ_REMOVE_HEAD(&flow->sealed, link);
+		context_record_free(flow->remote->v, record);
+	}
+}
+
+static void set_blocked(struct flow *flow, bool blocked)
+{
+	if (flow->blocked != blocked)
+		context_rewatch(flow->remote->v, &flow->watch, EPOLLIN | (blocked ? EPOLLOUT : 0));
+	flow->blocked = blocked;
+}
+
+bool flow_send(struct flow *flow)
+{
+	bool retried = false;
+	struct batch batch;
+
+	while (!STAILQ_EMPTY(&flow->sealed)) {
 		int sent;
 
-		STAILQ_FOREACH(record, &lane->sealed, link)
-		{
-			if (count == VIADUCT_RECORDS_WAITING)
-				break;
-			vectors[count] = (struct iovec){record->data, record->size};
-			headers[count] = (struct mmsghdr){
-				.msg_hdr = {.msg_iov = &vectors[count], .msg_iovlen = 1}};
-			count++;
-		}
-		sent = sendmmsg(lane->flow->watch.fd, headers, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+		batch_gather(&batch, flow);
+		sent = sendmmsg(flow->watch.fd, batch.headers, batch.count,
+				MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
-			if (!lane->blocked)
-				context_rewatch(v, &lane->flow->watch, EPOLLIN | EPOLLOUT);
-			lane->blocked = true;
+			set_blocked(flow, true);
 			return false;
 		}
 		if (sent < 0 && !retried) {
 			retried = true; // what an earlier ICMP said; the record may well go out
-			continue;
-		}
-		retried = false;
-		if (sent < 0) {
-			stats->send_failed++;
-			sent = 1;
+		} else if (sent < 0 && batch.headers[0].msg_hdr.msg_iovlen > 1) {
+			flow->trains = false; // the kernel or the interface can't
+			retried = false;
+		} else if (sent < 0) {
+			line_advance(flow, 1, false);
+			retried = false;
 		} else {
-			stats->records_sent += (unsigned int)sent;
-		}
-		for (int i = 0; i < sent; i++) {
-			record = STAILQ_FIRST(&lane->sealed);
-			stats->bytes_sent += record->size;
-			STAILQ_REMOVE_HEAD(&lane->sealed, link);
-			lane->waiting--;
-			context_record_free(v, record);
+			for (int i = 0; i < sent; i++)
+				line_advance(flow, batch.headers[i].msg_hdr.msg_iovlen, true);
+			retried = false;
 		}
 	}
+	set_blocked(flow, false);
 	return true;
 }
 
-static uint32_t lane_share(const struct session *session)
+void flow_queue(struct flow *flow, struct record *record)
 {
-	return session->welcome.key_records / session->welcome.lanes_up;
-}
-
-/* Seals the open record of a class and puts it in line. */
-static void lane_seal(struct session *session, struct lane *lane, enum wire_class class)
-{
-	struct record *record = lane->open[class];
-	struct wire_record header = {
-		.class = class,
-		.phase = session->receiver.current->epoch & 1,
-		.lane = (uint8_t)(lane - session->up),
-		.index = session->welcome.index,
-		.sequence = lane->sequence,
-	};
-	int size;
-
-	lane->open[class] = NULL;
-	lane->open_count--;
-	lane->sequence++;
-	lane->used++;
-	wire_record_put(record->data, &header);
-	size = keys_seal(session->receiver.current, record->data,
-			 record->size - WIRE_RECORD_HEADER);
-	peer_tell(session->peer, sealed, header.index, session->receiver.current->epoch,
-		  header.lane, header.sequence);
-	if (lane->used >= lane_share(session) / 2)
-		session_rekey_soon(session);
-	if (size < 0) {
-		session->peer->stats.send_failed++;
-		context_record_free(session->peer->v, record);
+	STAILQ_INSERT_TAIL(&flow->sealed, record, link);
+	record->lane->waiting++;
+	if (flow->dirty)
 		return;
-	}
-	record->size = (uint32_t)size;
-	STAILQ_INSERT_TAIL(&lane->sealed, record, link);
-	lane->waiting++;
+	flow->dirty = true;
+	STAILQ_INSERT_TAIL(&flow->remote->v->flows, flow, dirty_link);
 }
 
-/* A new open record, if the kernel and the key allow one more. */
-static int lane_open(struct session *session, struct lane *lane, enum wire_class class)
+void flow_send_all(struct viaduct *v)
 {
+	struct flow *flow;
+
+	while ((flow = STAILQ_FIRST(&v->flows))) {
+		STAILQ_REMOVE_HEAD(&v->flows, dirty_link);
+		flow->dirty = false;
+		if (!flow->blocked)
+			flow_send(flow);
+	}
+}
+
+/* Takes a lane's records out of line. */
+static void line_leave(struct flow *flow, const struct lane *lane, struct record_queue *left)
+{
+	struct record_queue keep = STAILQ_HEAD_INITIALIZER(keep);
 	struct record *record;
 
-	if (lane->waiting + lane->open_count >= VIADUCT_RECORDS_WAITING &&
-	    (lane->blocked || !lane_send(session, lane))) {
-		session->peer->starved = true;
-		return -EAGAIN;
+	STAILQ_INIT(left);
+	while ((record = STAILQ_FIRST(&flow->sealed))) {
+		STAILQ_REMOVE_HEAD(&flow->sealed, link);
+		if (record->lane == lane)
+			STAILQ_INSERT_TAIL(left, record, link);
+		else
+			STAILQ_INSERT_TAIL(&keep, record, link);
 	}
-	if (lane->used + lane->open_count >= lane_share(session)) {
-		session_rekey_soon(session);
-		return VIADUCT_E_KEY_EXHAUSTED;
-	}
-	record = context_record(session->peer->v, session->welcome.mtu - WIRE_IP_OVERHEAD);
-	if (!record)
-		return -ENOMEM;
-	record->size = WIRE_RECORD_HEADER;
-	lane->open[class] = record;
-	lane->open_count++;
-	return 0;
+	STAILQ_CONCAT(&flow->sealed, &keep);
 }
 
-uint8_t *flow_message(struct session *session, unsigned int number, enum wire_class class,
-		      uint8_t kind, const struct wire_id *to, uint32_t tag, size_t length,
-		      int *error)
+void flow_drop(struct flow *flow, const struct lane *lane)
 {
-	size_t limit = session->welcome.mtu - WIRE_IP_OVERHEAD - WIRE_TAG_SIZE;
-	size_t size = WIRE_MESSAGE_HEADER + length;
-	struct lane *lane = &session->up[number];
-	struct record *record;
-	uint8_t *at;
-
-	if (lane->open[class] && lane->open[class]->size + size > limit)
-		lane_seal(session, lane, class);
-	if (!lane->open[class]) {
-		*error = lane_open(session, lane, class);
-		if (*error)
-			return NULL;
-	}
-	record = lane->open[class];
-	at = record->data + record->size;
-	wire_message_put(at, (uint16_t)length, kind, WIRE_HOP_LIMIT, 0, tag, to);
-	record->size += (uint32_t)size;
-	session->peer->stats.messages_sent++;
-	if (!session->dirty) {
-		session->dirty = true;
-		STAILQ_INSERT_TAIL(&session->peer->v->dirty, session, dirty_link);
-	}
-	return at + WIRE_MESSAGE_HEADER;
-}
-
-void flow_flush(struct session *session)
-{
-	for (unsigned int i = 0; i < session->welcome.lanes_up; i++) {
-		struct lane *lane = &session->up[i];
-
-		for (int class = WIRE_CLASSES - 1; class >= 0 && lane->open_count; class --)
-			if (lane->open[class])
-				lane_seal(session, lane, class);
-		if (i == 0 && lane->waiting)
-			session->sent = session->peer->v->now;
-		if (!lane->blocked)
-			lane_send(session, lane);
-	}
-}
-
-void flow_drop(struct session *session)
-{
-	struct viaduct *v = session->peer->v;
+	struct record_queue dropped;
 	struct record *record;
 
-	for (unsigned int i = 0; i < session->welcome.lanes_up; i++) {
-		struct lane *lane = &session->up[i];
+	if (!flow || !lane->waiting)
+		return;
+	line_leave(flow, lane, &dropped);
+	while ((record = STAILQ_FIRST(&dropped))) {
+		STAILQ_REMOVE_HEAD(&dropped, link);
+		context_record_free(flow->remote->v, record);
+	}
+}
 
-		for (int class = 0; class < WIRE_CLASSES; class ++)
-			if (lane->open[class])
-				context_record_free(v, lane->open[class]);
-		while ((record = STAILQ_FIRST(&lane->sealed))) {
-			STAILQ_REMOVE_HEAD(&lane->sealed, link);
-			context_record_free(v, record);
-		}
+void flow_exchange(struct lane *lane, struct flow_use *other)
+{
+	struct flow *before = lane->use.flow, *after = other->flow;
+	struct record_queue moved;
+	struct record *record;
+
+	line_leave(before, lane, &moved);
+	LIST_REMOVE(&lane->use, link);
+	LIST_REMOVE(other, link);
+	lane->use.flow = after;
+	other->flow = before;
+	LIST_INSERT_HEAD(&after->uses, &lane->use, link);
+	LIST_INSERT_HEAD(&before->uses, other, link);
+	lane->waiting = 0;
+	while ((record = STAILQ_FIRST(&moved))) {
+		STAILQ_REMOVE_HEAD(&moved, link);
+		flow_queue(after, record);
 	}
 }
 
 /* The kernel takes records again. */
 static void flow_writable(struct flow *flow)
 {
-	struct session *session = flow->session;
-	struct viaduct_peer *peer = session->peer;
-	bool blocked = false;
+	struct flow_use *use, *next;
 
-	for (unsigned int i = 0; i < session->welcome.lanes_up; i++) {
-		struct lane *lane = &session->up[i];
+	if (!flow_send(flow))
+		return;
+	for (use = LIST_FIRST(&flow->uses); use; use = next) {
+		struct session *session = use->session;
+		struct viaduct_peer *peer = session->peer;
 
-		if (lane->flow == flow && lane->blocked && lane_send(session, lane)) {
-			lane->blocked = false;
-			context_rewatch(peer->v, &flow->watch, EPOLLIN);
+		// what it closes is freed later, see context_reap()
+		next = LIST_NEXT(use, link);
+		if (peer->starved && !session->dead) {
+			peer->starved = false;
+			peer_tell(peer, writable);
 		}
-		blocked |= lane->blocked;
 	}
-	if (peer->starved && !blocked) {
-		peer->starved = false;
-		peer_tell(peer, writable);
-	}
+}
+
+/* ---- Receiving ---- */
+
+/* Whose datagram it is only its index says. What names no session counts for one of the flow's. */
+static void take_datagram(struct flow *flow, uint8_t *data, size_t size)
+{
+	struct session *session = NULL;
+
+	if (size >= WIRE_RECORD_MIN)
+		session = session_find(flow->remote, wire_get32(data + 4));
+	if (session)
+		session_receive(session, flow, data, size);
+	else
+		LIST_FIRST(&flow->uses)->session->peer->stats.malformed++;
+}
+
+/* The size of each datagram in a train of `length` bytes; the last may be smaller. */
+static size_t segment_get(struct msghdr *header, size_t length)
+{
+	const struct cmsghdr *control = CMSG_FIRSTHDR(header);
+	int size;
+
+	if (!control || control->cmsg_level != SOL_UDP || control->cmsg_type != UDP_GRO)
+		return length;
+	memcpy(&size, CMSG_DATA(control), sizeof(size));
+	return size > 0 ? (size_t)size : length;
+}
+
+static void take_train(struct flow *flow, struct mmsghdr *received)
+{
+	size_t length = received->msg_len, size = segment_get(&received->msg_hdr, length);
+	uint8_t *data = received->msg_hdr.msg_iov->iov_base;
+
+	do {
+		size_t n = size < length ? size : length;
+
+		flow->remote->v->received++;
+		take_datagram(flow, data, n);
+		data += n;
+		length -= n;
+	} while (length);
 }
 
 static void flow_readable(struct flow *flow)
 {
-	struct session *session = flow->session;
-	struct viaduct *v = session->peer->v;
+	struct viaduct *v = flow->remote->v;
 
 	for (int read = 0; read < READS_MAX; read++) {
-		int count = recvmmsg(flow->watch.fd, v->headers, CONTEXT_BATCH, MSG_DONTWAIT, NULL);
+		int count = context_receive(v, flow->watch.fd);
+
 		if (count < 0) {
 			if (errno == EAGAIN)
 				return;
 			continue; // what an ICMP said
 		}
 		context_now(v);
-		v->received += count;
-		for (int i = 0; i < count && !session->dead; i++)
-			session_receive(session, flow, v->vectors[i].iov_base,
-					v->headers[i].msg_len);
-		if (count < CONTEXT_BATCH || session->dead)
+		for (int i = 0; i < count; i++)
+			take_train(flow, &v->headers[i]);
+		if (count < CONTEXT_BATCH)
 			return;
 	}
 }
@@ -237,20 +401,23 @@ static void flow_ready(struct watch *watch, uint32_t events)
 {
 	struct flow *flow = owner_of(watch, struct flow, watch);
 
-	if (events & EPOLLOUT && !flow->session->dead)
+	if (events & EPOLLOUT)
 		flow_writable(flow);
-	if (events & (EPOLLIN | EPOLLERR) && !flow->session->dead)
+	if (events & (EPOLLIN | EPOLLERR))
 		flow_readable(flow);
 }
+
+/* ---- Beginning and end ---- */
 
 static void set_option(int fd, int level, int option, int value)
 {
 	setsockopt(fd, level, option, &value, sizeof(value));
 }
 
-int flow_open(struct flow **opened, struct session *session)
+static int flow_new(struct flow **opened, struct remote *remote, unsigned int number, bool shared,
+		    bool trains)
 {
-	const struct sockaddr_storage *to = &session->welcome.data;
+	const struct sockaddr_storage *to = &remote->address;
 	struct flow *flow = calloc(1, sizeof(*flow));
 	int fd, ret;
 
@@ -258,7 +425,12 @@ int flow_open(struct flow **opened, struct session *session)
 		return -ENOMEM;
 	fd = socket(to->ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	flow->watch = (struct watch){.fd = fd, .ready = flow_ready};
-	flow->session = session;
+	flow->remote = remote;
+	flow->number = number;
+	flow->shared = shared;
+	flow->trains = trains;
+	LIST_INIT(&flow->uses);
+	STAILQ_INIT(&flow->sealed);
 	if (fd < 0) {
 		ret = -errno;
 		goto out;
@@ -268,6 +440,7 @@ int flow_open(struct flow **opened, struct session *session)
 	set_option(fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER);
 	set_option(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER);
 	set_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, SOCKET_BUFFER);
+	set_option(fd, SOL_UDP, UDP_GRO, 1);
 	if (to->ss_family == AF_INET6)
 		set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
 	else
@@ -276,21 +449,57 @@ int flow_open(struct flow **opened, struct session *session)
 		ret = -errno;
 		goto out;
 	}
-	ret = context_watch(session->peer->v, &flow->watch, EPOLLIN);
+	ret = context_watch(remote->v, &flow->watch, EPOLLIN);
 	if (ret)
 		goto out;
-	LIST_INSERT_HEAD(&session->flows, flow, link);
+	LIST_INSERT_HEAD(&remote->flows, flow, link);
 	*opened = flow;
 	return 0;
 out:
-	context_unwatch(session->peer->v, &flow->watch);
+	context_unwatch(remote->v, &flow->watch);
 	free(flow);
 	return ret;
 }
 
-void flow_close(struct flow *flow)
+int flow_open(struct flow_use *use, struct session *session, unsigned int number, bool shared)
 {
-	context_unwatch(flow->session->peer->v, &flow->watch);
+	struct remote *remote = session->remote;
+	struct flow *flow = NULL;
+	int ret;
+
+	if (shared) {
+		LIST_FOREACH(flow, &remote->flows, link)
+		if (flow->shared && flow->number == number && flow->use_count < FLOW_LANES)
+			break;
+	}
+	if (!flow) {
+		ret = flow_new(&flow, remote, number, shared, session->welcome.trains);
+		if (ret)
+			return ret;
+	}
+	use->session = session;
+	use->flow = flow;
+	LIST_INSERT_HEAD(&flow->uses, use, link);
+	flow->use_count++;
+	return 0;
+}
+
+void flow_close(struct flow_use *use)
+{
+	struct flow *flow = use->flow;
+	struct remote *remote;
+
+	if (!flow)
+		return;
+	use->flow = NULL;
+	LIST_REMOVE(use, link);
+	if (--flow->use_count)
+		return;
+	remote = flow->remote;
+	if (flow->dirty)
+		STAILQ_REMOVE(&remote->v->flows, flow, flow, dirty_link);
+	context_unwatch(remote->v, &flow->watch);
 	LIST_REMOVE(flow, link);
 	free(flow);
+	remote_free(remote);
 }

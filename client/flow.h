@@ -1,6 +1,8 @@
 /*
- * UDP: a flow is a socket, a lane sends on one. Messages are packed into a lane's open records, one
- * for each class; full or flushed ones are sealed and wait, briefly, for sendmmsg().
+ * UDP. A flow is a socket to a relay's data address. Lanes of the same number share one, so that a
+ * context with many peers has few, and what they have to send leaves in one system call: equal
+ * records behind each other as a train, which the kernel (UDP_SEGMENT) takes through its stack in
+ * one go. Trains that come in (UDP_GRO) are taken apart here.
  */
 #ifndef CLIENT_FLOW_H
 #define CLIENT_FLOW_H
@@ -8,43 +10,74 @@
 #include "context.h"
 #include "wire.h"
 
+enum { FLOW_LANES = 64 }; // that share a flow at most
+
+struct lane;
 struct session;
+
+/* A data address in use, and the sessions behind it by their index. */
+struct remote {
+	LIST_ENTRY(remote) link; // in v->remotes
+	struct viaduct *v;
+	struct sockaddr_storage address;
+	LIST_HEAD(, flow) flows;
+	struct session **buckets; // chains, by the index's lowest bits
+	unsigned int bucket_count, session_count;
+};
+
+/* That a lane sends over a flow, or did so a moment ago. */
+struct flow_use {
+	LIST_ENTRY(flow_use) link;
+	struct session *session;
+	struct flow *flow; // NULL: unused
+};
 
 struct flow {
 	struct watch watch;
-	struct session *session;
+	struct remote *remote;
 	LIST_ENTRY(flow) link;
-	bool retired; // lane 0 has left it; still listened on
-};
-
-/* A lane of ours. Sequences have one writer: lane_seal(). */
-struct lane {
-	struct flow *flow;
-	uint64_t sequence; // of the next record; never restarts
-	uint32_t used;     // records sealed under the current key
-	struct record *open[WIRE_CLASSES];
-	unsigned int open_count;
+	LIST_HEAD(, flow_use) uses;
+	unsigned int use_count;
+	unsigned int number; // of the lanes that may share it
+	bool shared;
+	bool trains;  // may be sent
+	bool blocked; // the kernel takes no more for now
+	bool dirty;   // in v->flows
+	STAILQ_ENTRY(flow) dirty_link;
 	struct record_queue sealed;
-	unsigned int waiting; // sealed ones
-	bool blocked;         // the kernel takes no more for now
 };
 
-/* Opens a socket to the session's data address. Returns 0 or a negative errno. */
-int flow_open(struct flow **flow, struct session *session);
-void flow_close(struct flow *flow);
+/* Makes the session known at its data address. Returns 0 or -ENOMEM. */
+int remote_enter(struct session *session);
+
+/* Undoes it; fine if it was never done. Nothing is received for the session any more. */
+void remote_leave(struct session *session);
 
 /*
- * Makes room for a message of `length` bytes in an open record and writes its header. Returns where
- * the payload goes, or NULL and why in `error`: -EAGAIN, VIADUCT_E_KEY_EXHAUSTED, -ENOMEM.
+ * Gives `use` a flow for lanes of this number; one that no other has if not `shared`. Returns 0 or
+ * a negative errno.
  */
-uint8_t *flow_message(struct session *session, unsigned int lane, enum wire_class class,
-		      uint8_t kind, const struct wire_id *to, uint32_t tag, size_t length,
-		      int *error);
+int flow_open(struct flow_use *use, struct session *session, unsigned int number, bool shared);
 
-/* Seals and sends what is queued. */
-void flow_flush(struct session *session);
+/* Ends a use; the last one closes the flow. Fine if it is unused. */
+void flow_close(struct flow_use *use);
 
-/* Frees what the lanes hold. */
-void flow_drop(struct session *session);
+/* Puts a sealed record in line; flow_send() sends it. */
+void flow_queue(struct flow *flow, struct record *record);
+
+/* Sends what is in line, also after the kernel took no more. Returns whether it took it all. */
+bool flow_send(struct flow *flow);
+
+/* Sends what is in line at all of a context's flows. */
+void flow_send_all(struct viaduct *v);
+
+/* Takes a lane's records out of line and frees them. */
+void flow_drop(struct flow *flow, const struct lane *lane);
+
+/*
+ * Lets a lane send over the flow of the other use, with what it has in line; `other` becomes a use
+ * of the flow that it leaves.
+ */
+void flow_exchange(struct lane *lane, struct flow_use *other);
 
 #endif

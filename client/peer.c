@@ -360,7 +360,7 @@ void viaduct_peer_close(struct viaduct_peer *peer, bool leave)
 			context_reap(v);
 		return;
 	}
-	flow_flush(peer->session); // or the leave would overtake messages of lower classes
+	lane_flush(peer->session); // or the leave would overtake messages of lower classes
 	dial_stop(peer);
 	call_free_all(peer);
 	peer->state = PEER_LEAVING;
@@ -437,7 +437,7 @@ int peer_put(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class cl
 	int error;
 
 	memcpy(&address, to, sizeof(address));
-	payload = flow_message(peer->session, lane, (enum wire_class) class, kind, &address, tag,
+	payload = lane_message(peer->session, lane, (enum wire_class) class, kind, &address, tag,
 			       length, &error);
 	if (!payload)
 		return error;
@@ -479,7 +479,7 @@ int viaduct_ping(struct viaduct_peer *peer, unsigned int lane, enum viaduct_clas
 		memcpy(&address, to, sizeof(address));
 	else
 		address = peer->session->welcome.relay;
-	payload = flow_message(peer->session, lane, (enum wire_class) class, WIRE_PING, &address,
+	payload = lane_message(peer->session, lane, (enum wire_class) class, WIRE_PING, &address,
 			       tag, padding + sizeof(uint64_t), &ret);
 	if (!payload)
 		return ret;

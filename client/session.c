@@ -16,8 +16,6 @@
 #define ECHO_TIMEOUT   (5 * SECOND)
 #define REKEY_WAIT_MAX 60000 // ms
 
-enum { RETIRED_MAX = 4 };
-
 /* ---- Keeping it alive ---- */
 
 /* Pings the relay over lane 0. If there is no room, later pings will have it. */
@@ -25,7 +23,7 @@ static void ping(struct session *session)
 {
 	int error;
 
-	flow_message(session, 0, WIRE_CONTROL, WIRE_PING, &session->welcome.relay, CALL_TAG_PING, 0,
+	lane_message(session, 0, WIRE_CONTROL, WIRE_PING, &session->welcome.relay, CALL_TAG_PING, 0,
 		     &error);
 }
 
@@ -177,42 +175,33 @@ int viaduct_rekey(struct viaduct_peer *peer)
 static void retire_due(struct timer *timer)
 {
 	struct session *session = owner_of(timer, struct session, retire);
-	struct flow *flow = LIST_FIRST(&session->flows), *next;
 
-	for (; flow; flow = next) {
-		next = LIST_NEXT(flow, link);
-		if (flow->retired)
-			flow_close(flow);
-	}
-	session->retired = 0;
+	while (session->retired_count)
+		flow_close(&session->retired[--session->retired_count]);
 }
 
 /* The relay sends to the new address now; what it sent before may still be on its way. */
 static void moved(struct session *session)
 {
 	session->awaiting &= ~(unsigned int)AWAIT_PATH;
-	if (session->retired)
+	if (session->retired_count)
 		context_timer_in(session->peer->v, &session->retire, RETIRE_AFTER);
 }
 
 int viaduct_roam(struct viaduct_peer *peer)
 {
 	struct session *session = peer->session;
-	struct flow *flow;
 	int ret;
 
 	if (peer->state != PEER_JOINED)
 		return -ENOTCONN;
-	if (session->awaiting & AWAIT_PATH || session->retired == RETIRED_MAX)
+	if (session->awaiting & AWAIT_PATH || session->retired_count == SESSION_RETIRED_MAX)
 		return -EBUSY;
-	ret = flow_open(&flow, session);
+	ret = flow_open(&session->retired[session->retired_count], session, 0, false);
 	if (ret)
 		return ret;
-	session->up[0].flow->retired = true;
-	session->retired++;
+	flow_exchange(&session->up[0], &session->retired[session->retired_count++]);
 	context_timer_stop(peer->v, &session->retire);
-	session->up[0].flow = flow;
-	session->up[0].blocked = false;
 	peer->stats.roams++;
 	await(session, AWAIT_PATH);
 	return 0;
@@ -244,11 +233,11 @@ static void say_leave(struct session *session)
 	uint8_t *payload;
 	int error;
 
-	payload = flow_message(session, 0, WIRE_CONTROL, WIRE_KIND_CONTROL, &session->welcome.relay,
+	payload = lane_message(session, 0, WIRE_CONTROL, WIRE_KIND_CONTROL, &session->welcome.relay,
 			       0, sizeof(leave) - 1, &error);
 	if (payload)
 		memcpy(payload, leave, sizeof(leave) - 1);
-	flow_flush(session);
+	lane_flush(session);
 }
 
 /* ---- Receiving ---- */
@@ -273,7 +262,7 @@ static void take_event(struct session *session, struct flow *flow, const uint8_t
 		break;
 	case EVENT_CHALLENGE:
 		// it is about the address that lane 0 sends from; elsewhere it is out of date
-		if (flow == session->up[0].flow)
+		if (flow == session->up[0].use.flow)
 			echo(session, event.token);
 		break;
 	case EVENT_REKEY:
@@ -309,7 +298,7 @@ static void answer_ping(struct session *session, const struct viaduct_message *m
 	if (message->length > session->welcome.max_payload)
 		return;
 	memcpy(&to, &message->from, sizeof(to));
-	payload = flow_message(session, 0, (enum wire_class)message->class, WIRE_PONG, &to,
+	payload = lane_message(session, 0, (enum wire_class)message->class, WIRE_PONG, &to,
 			       message->tag, message->length, &error);
 	if (payload)
 		memcpy(payload, message->data, message->length);
@@ -443,7 +432,7 @@ void session_receive(struct session *session, struct flow *flow, uint8_t *data, 
 static int flows_open(struct session *session)
 {
 	for (unsigned int i = 0; i < session->welcome.lanes_up; i++) {
-		int ret = flow_open(&session->up[i].flow, session);
+		int ret = flow_open(&session->up[i].use, session, i, true);
 
 		if (ret)
 			return ret;
@@ -471,8 +460,6 @@ int session_open(struct viaduct_peer *peer, const struct welcome *welcome, struc
 		.lanes = calloc(welcome->lanes_down, sizeof(struct receive_lane)),
 		.current = keys,
 	};
-	for (unsigned int i = 0; i < welcome->lanes_up; i++)
-		STAILQ_INIT(&session->up[i].sealed);
 	session->ping.fire = ping_due;
 	session->expiry.fire = expiry_due;
 	session->rekey.fire = rekey_due;
@@ -482,7 +469,7 @@ int session_open(struct viaduct_peer *peer, const struct welcome *welcome, struc
 	peer->session = session;
 	if (!session->receiver.lanes)
 		goto out;
-	ret = context_receive_size(v, welcome->mtu);
+	ret = remote_enter(session);
 	if (!ret)
 		ret = flows_open(session);
 	if (ret)
@@ -519,6 +506,7 @@ void session_end(struct session *session)
 		STAILQ_REMOVE(&v->dirty, session, session, dirty_link);
 	if (session->receiver.lanes)
 		session->peer->lost += lost(session);
+	remote_leave(session);
 	session->dead = true;
 	session->peer->session = NULL;
 	LIST_INSERT_HEAD(&v->ended, session, link_ended);
@@ -526,12 +514,10 @@ void session_end(struct session *session)
 
 void session_free(struct session *session)
 {
-	struct flow *flow;
-
 	LIST_REMOVE(session, link_ended);
-	while ((flow = LIST_FIRST(&session->flows)))
-		flow_close(flow);
-	flow_drop(session);
+	retire_due(&session->retire);
+	for (unsigned int i = 0; i < session->welcome.lanes_up; i++)
+		lane_fini(session, &session->up[i]);
 	keys_free(session->receiver.current);
 	keys_free(session->receiver.old);
 	free(session->receiver.lanes);

@@ -7,7 +7,7 @@
 
 #include "answer.h"
 #include "context.h"
-#include "flow.h"
+#include "lane.h"
 #include "receive.h"
 
 /* Why the session pings more often than keepalive demands. */
@@ -16,6 +16,8 @@ enum session_await {
 	AWAIT_PHASE = 2, // the relay hasn't sent in the new phase yet
 	AWAIT_PATH = 4,  // the relay hasn't moved to the new address yet
 };
+
+enum { SESSION_RETIRED_MAX = 4 };
 
 struct session {
 	struct viaduct_peer *peer;
@@ -43,9 +45,11 @@ struct session {
 	uint64_t watch_last; // event of others, if `watch_known`
 	bool watch_known;
 
-	LIST_HEAD(, flow) flows;
-	unsigned int retired;
-	struct timer retire; // closes the flows that lane 0 has left
+	struct remote *remote;                        // NULL: not entered there
+	struct session *remote_next;                  // in its bucket
+	struct flow_use retired[SESSION_RETIRED_MAX]; // flows that lane 0 has left
+	unsigned int retired_count;
+	struct timer retire; // ends their use
 
 	struct lane up[];
 };

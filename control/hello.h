@@ -58,6 +58,7 @@ struct welcome {
 	int rekey;     // s
 	uint32_t key_records;
 	const uint8_t *mac; // of a rekey, HELLO_MAC_SIZE bytes; else NULL
+	bool trains;
 };
 
 /*

@@ -162,5 +162,6 @@ size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[W
 					     .rekey = config->session.rekey,
 					     .key_records = (uint32_t)config->session.key_records,
 					     .mac = parsed.rekey ? grant.mac : NULL,
+					     .trains = join->trains,
 				     });
 }

@@ -14,6 +14,7 @@ struct join {
 	struct members *members;
 	struct reputation *reputation;
 	struct blocklist *blocklist;
+	bool trains;            // the data port takes them
 	unsigned int closing_s; // not 0: the relay stops, newcomers may come again after it
 };
 

@@ -396,6 +396,7 @@ static int dataplane_begin(struct viaductd *v)
 	r = dataplane_start(&v->dataplane, &dataplane, log_dataplane, v->error);
 	if (r)
 		return r;
+	v->join.trains = dataplane_takes_trains(v->dataplane);
 	r = ciphers_check(v);
 	if (r)
 		dataplane_stop(v->dataplane);

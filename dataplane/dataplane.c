@@ -195,6 +195,11 @@ enum dataplane_driver dataplane_driver(const struct dataplane *dataplane)
 	return dataplane->port.driver;
 }
 
+bool dataplane_takes_trains(const struct dataplane *dataplane)
+{
+	return dataplane->port.driver == DATAPLANE_AF_XDP && xdp_is_native(&dataplane->port.xdp);
+}
+
 const char *dataplane_driver_name(enum dataplane_driver driver)
 {
 	return driver_names[driver];

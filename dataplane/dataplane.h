@@ -71,6 +71,12 @@ int dataplane_start(struct dataplane **dataplane, const struct dataplane_config 
 void dataplane_stop(struct dataplane *dataplane);
 
 enum dataplane_driver dataplane_driver(const struct dataplane *dataplane);
+
+/*
+ * Whether records arrive one by one that a peer's kernel hands over as a train (UDP_SEGMENT): over
+ * a virtual link, where no hardware takes it apart, that is up to the port.
+ */
+bool dataplane_takes_trains(const struct dataplane *dataplane);
 const char *dataplane_driver_name(enum dataplane_driver driver);
 bool dataplane_huge_pages(const struct dataplane *dataplane);
 

@@ -164,6 +164,13 @@ int xdp_attach(struct xdp *xdp)
 	return xdp->link ? 0 : -errno;
 }
 
+bool xdp_is_native(const struct xdp *xdp)
+{
+	struct bpf_xdp_query_opts query = {.sz = sizeof(query)};
+
+	return bpf_xdp_query(xdp->ifindex, 0, &query) == 0 && query.attach_mode == XDP_ATTACHED_DRV;
+}
+
 void xdp_fini(struct xdp *xdp)
 {
 	bpf_link__destroy(xdp->link);

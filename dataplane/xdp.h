@@ -9,6 +9,7 @@
 #ifndef VIADUCT_XDP_H
 #define VIADUCT_XDP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { XDP_SOURCES = 4096 }; // that may be blocked at a time
@@ -51,6 +52,9 @@ int xdp_unblock(struct xdp *xdp, const uint64_t source[2]);
 /* How many packets were dropped from a source that is blocked, and since the start from all. */
 uint64_t xdp_dropped_from(const struct xdp *xdp, const uint64_t source[2]);
 uint64_t xdp_dropped(const struct xdp *xdp);
+
+/* Whether the interface's driver runs the program, which sees single packets then. */
+bool xdp_is_native(const struct xdp *xdp);
 
 /* Undoes all, also after a failed xdp_init(). */
 void xdp_fini(struct xdp *xdp);

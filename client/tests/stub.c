@@ -125,13 +125,14 @@ static void welcome(struct stub *stub, struct stub_connection *connection,
 
 	wire_id_format(id, &session->id);
 	wire_id_format(relay, &stub->id);
-	root = json_pack("{si ss ss ss sI si ss s{ss si} s{si si} si si si si si sI s[] ss*}",
+	root = json_pack("{si ss ss ss sI si ss s{ss si} s{si si} si si si si si sI sb s[] ss*}",
 			 "viaduct", 1, "id", id, "name", session->name, "relay", relay, "index",
 			 (json_int_t)session->index, "epoch", (int)epoch, "cipher", cipher, "data",
 			 "address", "127.0.0.1", "port", ntohs(stub->data.sin_port), "lanes", "up",
 			 lanes, "down", (int)stub->lanes_down, "mtu", mtu, "max_payload", mtu - 120,
 			 "keepalive", (int)stub->keepalive, "expiry", (int)stub->expiry, "rekey",
-			 3600, "key_records", (json_int_t)stub->key_records, "relays", "mac", mac);
+			 3600, "key_records", (json_int_t)stub->key_records, "trains", 1, "relays",
+			 "mac", mac);
 	if (stub->patch) {
 		patch = json_loads(stub->patch, 0, NULL);
 		json_object_update(root, patch);

@@ -138,10 +138,11 @@ static void test_welcome(void **state)
 		.expiry = 30,
 		.rekey = 3600,
 		.key_records = WIRE_KEY_RECORDS,
+		.trains = true,
 	};
 	const char *text;
 	json_t *root, *data, *lanes, *relays;
-	int version, port, up, down, mtu, max_payload, keepalive, expiry, rekey;
+	int version, port, up, down, mtu, max_payload, keepalive, expiry, rekey, trains;
 	json_int_t index, epoch, key_records;
 	size_t length;
 
@@ -153,11 +154,12 @@ static void test_welcome(void **state)
 	assert_int_equal(line[length - 1], '\n');
 	assert_null(memchr(line, '\n', length - 1));
 	root = json_loadb(line, length, 0, NULL);
-	assert_int_equal(json_unpack(root, "{si sI sI so so si si si si si sI so}", "viaduct",
+	assert_int_equal(json_unpack(root, "{si sI sI so so si si si si si sI sb so}", "viaduct",
 				     &version, "index", &index, "epoch", &epoch, "data", &data,
 				     "lanes", &lanes, "mtu", &mtu, "max_payload", &max_payload,
 				     "keepalive", &keepalive, "expiry", &expiry, "rekey", &rekey,
-				     "key_records", &key_records, "relays", &relays),
+				     "key_records", &key_records, "trains", &trains, "relays",
+				     &relays),
 			 0);
 	assert_int_equal(json_unpack(data, "{ss si}", "address", &text, "port", &port), 0);
 	assert_int_equal(json_unpack(lanes, "{si si}", "up", &up, "down", &down), 0);
@@ -171,6 +173,7 @@ static void test_welcome(void **state)
 	assert_int_equal(mtu, 1280);
 	assert_int_equal(max_payload, 1160);
 	assert_int_equal(key_records, WIRE_KEY_RECORDS);
+	assert_true(trains);
 	assert_int_equal(json_array_size(relays), 0);
 	json_decref(root);
 }
