@@ -149,6 +149,8 @@ int dial_hello(struct viaduct_peer *peer, SSL *ssl, char *line)
 			  "lanes", (int)peer->lanes, "mtu", (int)peer->mtu);
 	size_t length = 0;
 
+	if (peer->checksum)
+		json_object_set_new(root, "checksum", json_true());
 	if (peer->session && json_object_set_new(root, "rekey", rekey_proof(peer->session, ssl)))
 		goto out;
 	length = json_dumpb(root, line, WIRE_LINE_MAX - 1, JSON_COMPACT);

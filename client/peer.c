@@ -127,6 +127,7 @@ int viaduct_peer_open(struct viaduct_peer **opened, struct viaduct *v,
 	peer->v = v;
 	peer->callbacks = callbacks;
 	peer->user = config->user;
+	peer->checksum = config->checksum;
 	peer->reconnect = !config->no_reconnect;
 	peer->lanes = config->lanes ? config->lanes : 1;
 	peer->mtu = config->mtu ? config->mtu : WIRE_MTU_MIN;

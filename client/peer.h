@@ -29,7 +29,7 @@ struct viaduct_peer {
 	struct relay *relay; // the context's
 	char *ca, *certificate, *key, *federation, *ciphers;
 	unsigned int lanes, mtu;
-	bool reconnect;
+	bool checksum, reconnect;
 	struct wire_id id;
 	char *name;
 	struct credentials credentials; // as read at first, for the first handshake

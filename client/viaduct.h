@@ -189,8 +189,9 @@ struct viaduct_config {
 	const char *ciphers;     // NULL: "aes-256-gcm,chacha20-poly1305", best first
 	unsigned int lanes;      // lanes to ask for, 1 to VIADUCT_LANES_MAX; default 1
 	unsigned int mtu;        // largest IP packet, 1,280 to 9,000 bytes; default 1,280
-	bool no_reconnect;       // give up at the first failure instead of trying again
-	void *user;              // for viaduct_peer_user()
+	bool checksum; // UDP checksums over IPv4, so that the kernel can put together what comes in
+	bool no_reconnect; // give up at the first failure instead of trying again
+	void *user;        // for viaduct_peer_user()
 };
 
 /* What was agreed with the relay. Strings live as long as the session. */
@@ -214,11 +215,12 @@ struct viaduct_stats {
 	uint64_t records_sent, records_received; // received: authentic ones
 	uint64_t messages_sent, messages_received;
 	uint64_t bytes_sent, bytes_received; // UDP payload
-	uint64_t lost;      // gaps in what the relay has sent; sinks when a late record arrives
-	uint64_t replayed;  // dropped: seen before, or older than the window
-	uint64_t forged;    // dropped: doesn't open
-	uint64_t malformed; // dropped: no record, wrong session, lane or phase; or its lengths lie
-	uint64_t unmatched; // answers to no open request
+	uint64_t lost;        // gaps in what the relay has sent; sinks when a late record arrives
+	uint64_t replayed;    // dropped: seen before, or older than the window
+	uint64_t forged;      // dropped: doesn't open
+	uint64_t malformed;   // dropped: no record, wrong lane or phase; or its lengths lie; what
+			      // names no session counts for one of the peers that share its socket
+	uint64_t unmatched;   // answers to no open request
 	uint64_t send_failed; // records that the kernel refused
 	uint64_t joins, rekeys, roams;
 	unsigned int requests; // open now
@@ -338,8 +340,9 @@ int viaduct_roam(struct viaduct_peer *peer);
 /*
  * Sends `length` bytes to peer `to` (its own id is fine). The bytes are copied. Messages of the
  * same lane and class are packed into one record until it is full or the queue is flushed, so many
- * cost little more than one. `lane` is below the session's lanes_up; each has a UDP flow of its
- * own. `tag` is at most VIADUCT_TAG_MAX and returns in `error`.
+ * cost little more than one; what the context's peers have queued for a relay leaves in one system
+ * call. `lane` is below the session's lanes_up; each has a UDP flow of its own. `tag` is at most
+ * VIADUCT_TAG_MAX and returns in `error`.
  *
  * Returns 0: queued. -ENOTCONN: not joined. -EMSGSIZE: longer than viaduct_payload_max(). -EINVAL:
  * no such lane or class, or the tag is too large. -EAGAIN: the kernel takes no more, wait for

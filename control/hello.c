@@ -89,6 +89,7 @@ static enum hello_error parse_object(struct hello *hello, const json_t *root, co
 {
 	const json_t *version = json_object_get(root, "viaduct");
 	const json_t *rekey = json_object_get(root, "rekey");
+	const json_t *checksum = json_object_get(root, "checksum");
 	json_int_t lanes = 1, mtu = WIRE_MTU_MIN;
 
 	*detail = "viaduct must be the protocol's version, a whole number";
@@ -104,6 +105,9 @@ static enum hello_error parse_object(struct hello *hello, const json_t *root, co
 	*detail = "lanes and mtu must be whole numbers";
 	if (!get_integer(root, "lanes", &lanes) || !get_integer(root, "mtu", &mtu))
 		return HELLO_MALFORMED;
+	*detail = "checksum must be true or false";
+	if (checksum && !json_is_boolean(checksum))
+		return HELLO_MALFORMED;
 	*detail = "rekey must have index, epoch and mac (64 digits of lower-case hex)";
 	if (rekey && !parse_rekey(hello, rekey))
 		return HELLO_MALFORMED;
@@ -116,6 +120,7 @@ static enum hello_error parse_object(struct hello *hello, const json_t *root, co
 		return HELLO_MTU;
 	hello->lanes = (uint8_t)lanes;
 	hello->mtu = (uint16_t)mtu;
+	hello->checksum = json_is_true(checksum);
 	*detail = NULL;
 	return HELLO_OK;
 }

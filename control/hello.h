@@ -35,6 +35,7 @@ struct hello {
 	unsigned int cipher_count;
 	uint8_t lanes;
 	uint16_t mtu;
+	bool checksum;
 	bool rekey;
 	uint32_t rekey_index;
 	uint32_t rekey_epoch;

@@ -68,6 +68,7 @@ static enum hello_error ask_member(struct join *join, const struct handshake_hel
 		.aead = hello_choose_cipher(parsed, config->ciphers, config->ciphers_count),
 		.lanes = parsed->lanes,
 		.mtu = parsed->mtu,
+		.checksum = parsed->checksum,
 		.index = parsed->rekey_index,
 		.epoch = parsed->rekey_epoch,
 		.mac = parsed->rekey_mac,

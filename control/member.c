@@ -226,6 +226,7 @@ static int session_new(struct members *members, struct member *member, const str
 	session->index = roster_index(&members->roster, member);
 	session->aead = ask->aead;
 	session->mtu = (uint16_t)least(ask->mtu, members->config.mtu);
+	session->checksum = ask->checksum;
 	session->lanes_up = (uint8_t)least(ask->lanes, members->config.lanes_up);
 	session->lanes_down = (uint8_t)members->config.lanes_down;
 	session->tls = *ask->remote;
@@ -448,7 +449,8 @@ static int move(struct members *members, struct member_session *session,
 	char address[ADDRESS_TEXT];
 	int result;
 
-	result = dataplane_reply_header(&session->header, event->frame, event->frame_length);
+	result = dataplane_reply_header(&session->header, event->frame, event->frame_length,
+					session->checksum);
 	if (!result) {
 		session->endpoint = event->source;
 		result =
@@ -484,7 +486,7 @@ static void challenge(struct members *members, struct member_session *session,
 
 	if (session->challenged_ms && now_ms - session->challenged_ms < MEMBER_CHALLENGE_PAUSE_MS)
 		return;
-	if (dataplane_reply_header(&header, event->frame, event->frame_length) ||
+	if (dataplane_reply_header(&header, event->frame, event->frame_length, session->checksum) ||
 	    RAND_bytes(token, sizeof(token)) != 1)
 		return;
 	for (size_t i = 0; i < sizeof(token); i++)

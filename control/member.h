@@ -46,6 +46,7 @@ struct member_session {
 	enum wire_aead aead;
 	uint32_t expiry_ms; // that it was told
 	uint16_t mtu;
+	bool checksum; // it wants one for UDP
 	uint8_t lanes_up;
 	uint8_t lanes_down;
 	enum member_rekeying rekeying;
@@ -128,6 +129,7 @@ struct member_ask {
 	enum wire_aead aead;
 	uint8_t lanes;
 	uint16_t mtu;
+	bool checksum;
 	/* to rekey */
 	uint32_t index;
 	uint32_t epoch;

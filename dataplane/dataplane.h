@@ -123,10 +123,11 @@ uint64_t dataplane_now_ms(void);
 
 /*
  * The header with which to answer a received frame (Ethernet, optional VLAN tag, IP, UDP; `length`
- * bytes): addresses and ports swapped, lengths and checksums left to the worker. Returns 0 or
- * -EINVAL. Pure.
+ * bytes): addresses and ports swapped, lengths and checksums left to the worker. With `checksum`
+ * IPv4 gets one for UDP; IPv6 has it always. Returns 0 or -EINVAL. Pure.
  */
-int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length);
+int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length,
+			   bool checksum);
 
 /* Ciphers by name: "ipsec_mb", "openssl" or "cryptodev"; NULL: unknown or not for this machine. */
 const struct aead_ops *dataplane_aead(const char *name);

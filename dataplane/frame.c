@@ -107,18 +107,23 @@ static inline uint64_t sum_add(uint64_t sum, const uint8_t *data, size_t length)
 	return sum + word;
 }
 
-static inline void sum_put(uint8_t *to, uint64_t sum)
+static inline uint16_t sum_fold(uint64_t sum)
 {
-	uint16_t checksum;
-
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
-	checksum = (uint16_t) ~(sum + (sum >> 16));
+	return (uint16_t)(sum + (sum >> 16));
+}
+
+static inline void sum_put(uint8_t *to, uint64_t sum)
+{
+	uint16_t checksum = (uint16_t)~sum_fold(sum);
+
 	memcpy(to, &checksum, sizeof(checksum));
 }
 
-int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length)
+int dataplane_reply_header(struct session_header *header, const uint8_t *frame, size_t length,
+			   bool checksum)
 {
 	struct layout layout;
 	const uint8_t *ip, *udp;
@@ -154,16 +159,26 @@ int dataplane_reply_header(struct session_header *header, const uint8_t *frame, 
 	memcpy(out, udp + 2, 2);
 	memcpy(out + 2, udp, 2);
 	header->length = (uint8_t)(out + UDP_SIZE - header->bytes);
+	if (checksum || layout.type == TYPE_IPV6) {
+		// what doesn't depend on the record: pseudo-header (RFC 768, RFC 8200 section 8.1)
+		// and ports; never zero, which says that no checksum is wanted
+		size_t addresses = layout.type == TYPE_IPV4 ? 8 : 32;
+		uint16_t sum =
+			sum_fold(sum_add(htobe16(PROTOCOL_UDP), out - addresses, addresses + 4));
+
+		memcpy(out + 6, &sum, sizeof(sum));
+	}
 	return 0;
 }
 
 void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
 {
 	uint8_t *udp = data + header_length - UDP_SIZE;
-	uint16_t size = (uint16_t)(UDP_SIZE + record_length);
+	uint16_t size = (uint16_t)(UDP_SIZE + record_length), sum;
 	uint8_t *ip;
 
 	wire_put16(udp + 4, size);
+	memcpy(&sum, udp + 6, sizeof(sum));
 	if (header_length <= ETHERNET_SIZE + VLAN_SIZE + IPV4_SIZE + UDP_SIZE) {
 		uint16_t without;
 
@@ -175,10 +190,11 @@ void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
 	} else {
 		ip = udp - IPV6_SIZE;
 		wire_put16(ip + 4, size);
-		wire_put16(udp + 6, 0);
-		// addresses, length and protocol are the pseudo-header: RFC 8200 section 8.1
-		sum_put(udp + 6, sum_add((uint64_t)htobe16(size) + htobe16(PROTOCOL_UDP), ip + 8,
-					 32 + (size_t)size));
+	}
+	if (sum) {
+		// the length stands in the pseudo-header and in the header
+		sum_put(udp + 6,
+			sum_add(sum + 2 * (uint64_t)htobe16(size), udp + UDP_SIZE, record_length));
 		if (wire_get16(udp + 6) == 0) // would say that there is none
 			wire_put16(udp + 6, 0xffff);
 	}

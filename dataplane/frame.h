@@ -29,7 +29,7 @@ static inline uint16_t frame_port(const struct frame *frame, const uint8_t *data
 
 /*
  * Completes a header that was copied from a struct session_header in front of its sealed record:
- * lengths and checksums (IPv4's own, and UDP's over IPv6, where it is required).
+ * lengths and checksums: IPv4's own, and UDP's where the header asks for it, as over IPv6 it must.
  */
 void frame_finish(uint8_t *data, size_t header_length, size_t record_length);
 

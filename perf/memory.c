@@ -115,7 +115,7 @@ static void make_session(struct memory *memory, uint32_t slot)
 	memory_put_frame(frame, slot);
 	frame_finish(frame, MEMORY_HEADER, 64);
 	if (!frame_parse(&parsed, frame, sizeof(frame)) ||
-	    dataplane_reply_header(&session->header, frame, MEMORY_HEADER))
+	    dataplane_reply_header(&session->header, frame, MEMORY_HEADER, false))
 		memory_fail("its own frames are not well-formed");
 	session->endpoint = parsed.source;
 	memory->sessions->slot[slot].current = session;

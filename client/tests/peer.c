@@ -7,6 +7,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <errno.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +47,54 @@ static struct {
 	unsigned int lane;
 } sealed[NONCES];
 static unsigned int sealed_count;
+
+/* ---- What the library asks of the kernel ---- */
+
+static struct {
+	unsigned int sends;                     // system calls
+	unsigned int trains_sent, trains_taken; // of at least two records
+	bool refuse_trains;
+} kernel;
+
+int __real_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags);
+int __wrap_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags);
+int __real_recvmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags,
+		    struct timespec *timeout);
+int __wrap_recvmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags,
+		    struct timespec *timeout);
+
+int __wrap_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags)
+{
+	unsigned int trains = 0, plain = 0;
+
+	for (unsigned int i = 0; i < count; i++)
+		trains += headers[i].msg_hdr.msg_controllen != 0;
+	if (trains && kernel.refuse_trains) {
+		while (!headers[plain].msg_hdr.msg_controllen)
+			plain++;
+		errno = EIO;
+		return plain ? __real_sendmmsg(fd, headers, plain, flags) : -1;
+	}
+	kernel.sends++;
+	kernel.trains_sent += trains;
+	return __real_sendmmsg(fd, headers, count, flags);
+}
+
+int __wrap_recvmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags,
+		    struct timespec *timeout)
+{
+	int n = __real_recvmmsg(fd, headers, count, flags, timeout), size;
+
+	for (int i = 0; i < n; i++) {
+		const struct cmsghdr *control = CMSG_FIRSTHDR(&headers[i].msg_hdr);
+
+		if (!control || control->cmsg_type != UDP_GRO)
+			continue;
+		memcpy(&size, CMSG_DATA(control), sizeof(size));
+		kernel.trains_taken += headers[i].msg_len > (unsigned int)size;
+	}
+	return n;
+}
 
 /* ---- Callbacks ---- */
 
@@ -250,6 +300,7 @@ static int setup(void **state)
 	v = viaduct_new();
 	stub = stub_new(path("relay", "pem"), path("relay", "key"), path("ca", "pem"));
 	sealed_count = 0;
+	memset(&kernel, 0, sizeof(kernel));
 	return v ? 0 : -1;
 }
 
@@ -300,9 +351,11 @@ static void peer_joins_with_what_it_wants(void **state)
 	config.ciphers = "chacha20-poly1305";
 	config.lanes = 2;
 	config.mtu = 9000;
+	config.checksum = true;
 	peer = open_peer(&config);
 	run_until(seen.joined);
 	assert_int_equal(viaduct_peer_session(peer, &session), 0);
+	assert_non_null(strstr(stub->last_hello, "\"checksum\":true"));
 	assert_string_equal(session.cipher, "chacha20-poly1305");
 	assert_int_equal(session.lanes_up, 2);
 	assert_int_equal(viaduct_payload_max(peer), 8880);
@@ -354,6 +407,112 @@ static void lanes_have_flows_of_their_own(void **state)
 	}
 	assert_int_equal(viaduct_lane_stats(peer, true, 3, &lane), -EINVAL);
 	assert_int_equal(viaduct_send(peer, 3, VIADUCT_BULK, &nobody, 0, "x", 1), -EINVAL);
+}
+
+/* Sends `count` messages, each of which fills a record, from one peer to the other at once. */
+static void send_records(struct viaduct_peer *from, struct viaduct_peer *to, uint32_t count)
+{
+	static const uint8_t data[1160];
+
+	for (uint32_t i = 0; i < count; i++)
+		assert_int_equal(viaduct_send(from, 0, VIADUCT_NORMAL, viaduct_peer_id(to), i, data,
+					      i == count - 1 ? 9 : sizeof(data)),
+				 0);
+	kernel.sends = kernel.trains_sent = 0;
+	viaduct_flush(v);
+}
+
+static void all_arrived(struct seen *seen, unsigned int count)
+{
+	run_until(seen->messages == count);
+	for (unsigned int i = 0; i < count; i++)
+		assert_int_equal(seen->arrived[i], 1);
+}
+
+static void peers_share_sockets_and_calls(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	assert_int_equal(session_of(one)->address.sin_port, session_of(two)->address.sin_port);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(viaduct_send(i ? one : two, 0, VIADUCT_NORMAL,
+					      viaduct_peer_id(i ? two : one), 0, "same", 4),
+				 0);
+	kernel.sends = kernel.trains_sent = 0;
+	viaduct_flush(v);
+	assert_int_equal(kernel.sends, 1);
+	assert_int_equal(kernel.trains_sent, 1);
+	all_arrived(&seen1, 1);
+	all_arrived(&seen2, 1);
+	viaduct_peer_close(one, false);
+	settle(two); // which still has the socket
+}
+
+static void trains_leave_in_one_call(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	send_records(one, two, 60); // more than one train may carry
+	assert_int_equal(kernel.sends, 1);
+	assert_int_equal(kernel.trains_sent, 2);
+	all_arrived(&seen2, 60);
+}
+
+static void trains_that_are_refused(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	kernel.refuse_trains = true;
+	send_records(one, two, 60);
+	assert_int_equal(kernel.sends, 1); // that was taken
+	all_arrived(&seen2, 60);
+	kernel.refuse_trains = false;
+	memset(seen2.arrived, 0, sizeof(seen2.arrived));
+	seen2.messages = 0;
+	send_records(one, two, 60);
+	assert_int_equal(kernel.trains_sent, 0); // once is enough
+	all_arrived(&seen2, 60);
+	assert_int_equal(stats_of(one).send_failed, 0);
+}
+
+static void trains_that_the_relay_does_not_take(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one, *two;
+
+	stub->patch = "{\"trains\":false}";
+	one = join("peer-1", &seen1);
+	two = join("peer-2", &seen2);
+	send_records(one, two, 10);
+	assert_int_equal(kernel.sends, 1);
+	assert_int_equal(kernel.trains_sent, 0);
+	all_arrived(&seen2, 10);
+}
+
+static void trains_are_taken_apart(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+	struct wire_id from = {{1}};
+	uint8_t train[2048];
+	size_t size = 0, segment = 0;
+
+	for (uint32_t i = 0; i < 10; i++) {
+		// to both peers in turn; the last is smaller
+		size_t n = stub_seal(session_of(i % 2 ? two : one), train + size, WIRE_NORMAL,
+				     WIRE_SEND, i / 2, &from, "payload", i == 9 ? 0 : 7);
+
+		if (i == 0)
+			segment = n;
+		size += n;
+	}
+	stub_transmit_train(stub, session_of(one), train, size, segment);
+	all_arrived(&seen1, 5);
+	all_arrived(&seen2, 5);
+	assert_int_equal(kernel.trains_taken, 1);
 }
 
 static void misuse_is_refused(void **state)
@@ -1064,6 +1223,11 @@ int main(void)
 		client_test(peer_joins_with_what_it_wants),
 		client_test(messages_arrive_and_are_packed),
 		client_test(lanes_have_flows_of_their_own),
+		client_test(peers_share_sockets_and_calls),
+		client_test(trains_leave_in_one_call),
+		client_test(trains_that_are_refused),
+		client_test(trains_that_the_relay_does_not_take),
+		client_test(trains_are_taken_apart),
 		client_test(misuse_is_refused),
 		client_test(errors_name_the_message),
 		client_test(peers_ping_each_other),

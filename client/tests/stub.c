@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <jansson.h>
+#include <netinet/udp.h>
 #include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -287,6 +288,16 @@ void stub_transmit(struct stub *stub, struct stub_session *session, const void *
 {
 	sendto(stub->udp, data, size, 0, (struct sockaddr *)&session->address,
 	       sizeof(session->address));
+}
+
+void stub_transmit_train(struct stub *stub, struct stub_session *session, const void *data,
+			 size_t size, size_t segment)
+{
+	const int before = (int)segment, after = 0;
+
+	setsockopt(stub->udp, SOL_UDP, UDP_SEGMENT, &before, sizeof(before));
+	stub_transmit(stub, session, data, size);
+	setsockopt(stub->udp, SOL_UDP, UDP_SEGMENT, &after, sizeof(after));
 }
 
 size_t stub_seal(struct stub_session *session, uint8_t *record, enum wire_class class, uint8_t kind,

@@ -77,6 +77,13 @@ void stub_say(struct stub *stub, struct stub_session *session, const char *json)
 size_t stub_seal(struct stub_session *session, uint8_t *record, enum wire_class class, uint8_t kind,
 		 uint32_t tag, const struct wire_id *from, const void *data, size_t length);
 
+/*
+ * Sends bytes to a session's address that the kernel cuts into datagrams of `segment` bytes, or
+ * hands over as they are to who takes trains.
+ */
+void stub_transmit_train(struct stub *stub, struct stub_session *session, const void *data,
+			 size_t size, size_t segment);
+
 /* Sends any bytes to a session's address. */
 void stub_transmit(struct stub *stub, struct stub_session *session, const void *data, size_t size);
 

@@ -11,7 +11,8 @@ static void answer(const struct frame *frame, const uint8_t *data)
 	struct frame parsed;
 	uint8_t answered[SESSION_HEADER_MAX + RECORD] = {0};
 	bool accepted;
-	int r = dataplane_reply_header(&header, data, frame->header_length);
+	int r = dataplane_reply_header(&header, data, frame->header_length,
+				       frame->record_length & 1);
 
 	assert(r == 0);
 	// the same but for IPv4's options
@@ -42,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		answer(&frame, copy);
 	}
 	// events carry headers cut off behind UDP's, and so may anything else
-	dataplane_reply_header(&header, copy, size);
+	dataplane_reply_header(&header, copy, size, size & 1);
 	free(copy);
 	return 0;
 }

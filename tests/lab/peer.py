@@ -355,7 +355,8 @@ class Peer:
     """
 
     def __init__(self, identity, trust, control, source=None, data_source=None, lanes=1,
-                 ciphers=("aes-256-gcm", "chacha20-poly1305"), mtu=None, spread=False):
+                 ciphers=("aes-256-gcm", "chacha20-poly1305"), mtu=None, spread=False,
+                 checksum=False):
         self.identity = identity
         self.trust = trust
         self.control_address = control
@@ -364,6 +365,8 @@ class Peer:
         self.hello = {"viaduct": 1, "ciphers": list(ciphers), "lanes": lanes}
         if mtu:
             self.hello["mtu"] = mtu
+        if checksum:
+            self.hello["checksum"] = True
         self.spread = spread
         self.ticket = None
         self.resumed = False

@@ -32,6 +32,12 @@ class Capture:
             if address[2] != socket.PACKET_OUTGOING:
                 yield frame
 
+    def datagrams(self):
+        """UDP over IPv4 from the data port, from the IP header on."""
+        return [frame[14:] for frame in self.frames()
+                if frame[12:14] == b"\x08\x00" and frame[23] == socket.IPPROTO_UDP
+                and int.from_bytes(frame[34:36], "big") == PORT]
+
     def unreachables(self):
         """ICMP and ICMPv6 destination unreachable."""
         return [frame for frame in self.frames()
@@ -59,6 +65,27 @@ def test_driver(relay, driver, join):
     assert status["interface"] == RELAY_INTERFACE
     assert status["data_port"] == PORT
     converse(join("v4"), join("v6", control=CONTROL_V6))
+
+
+@both_drivers
+def test_udp_checksums_for_who_asks(relay, join, capture):
+    asks, asks_not = join("alice", checksum=True), join("bob")
+    converse(asks, asks_not)
+    counts = {peer.lane_sockets[0].getsockname()[1]: 0 for peer in (asks, asks_not)}
+    for packet in capture.datagrams():
+        port, length, found = struct.unpack("!HHH", packet[22:28])
+        counts[port] += 1
+        if port == asks_not.lane_sockets[0].getsockname()[1]:
+            assert found == 0
+        else:
+            pseudo = packet[12:20] + struct.pack("!HH", socket.IPPROTO_UDP, length)
+            assert found and checksum(pseudo + packet[20:20 + length] + bytes(length % 2)) == 0
+    assert min(counts.values()) >= 20
+
+
+@both_drivers
+def test_trains_where_the_port_takes_them(driver, join):
+    assert join("alice").welcome["trains"] == (driver == "af_xdp")
 
 
 @both_drivers

@@ -170,69 +170,84 @@ static uint16_t checksum(uint32_t sum, const uint8_t *data, size_t length)
 	return (uint16_t)~sum;
 }
 
+/* What a header says of a record of each length. */
+static void replies_with(int kind, bool wanted)
+{
+	struct session_header header;
+	struct packet packet;
+	struct frame frame;
+
+	packet_make(&packet, kind, kind & IPV6 ? 0 : 8);
+	// headers are enough
+	assert_int_equal(dataplane_reply_header(&header, packet.data, packet.udp + 8, wanted), 0);
+	assert_int_equal(header.length, packet.udp + 8 - (kind & IPV6 ? 0 : 8));
+	assert_memory_equal(header.bytes, theirs, 6);
+	assert_memory_equal(header.bytes + 6, ours, 6);
+	for (size_t length = 0; length < packet.udp + 8; length++)
+		assert_true(dataplane_reply_header(&header, packet.data, length, wanted) < 0);
+
+	for (size_t record = 0; record <= RECORD; record++) {
+		uint8_t out[FRAME_MAX];
+		const uint8_t *udp = out + header.length - 8;
+		const uint8_t *ip = udp - (kind & IPV6 ? 40 : 20);
+
+		memcpy(out, header.bytes, header.length);
+		for (size_t i = 0; i < record; i++)
+			out[header.length + i] = (uint8_t)(i * 37 + record);
+		frame_finish(out, header.length, record);
+		assert_true(parse(&frame, out, header.length + record));
+		assert_int_equal(frame.header_length, header.length);
+		assert_int_equal(frame.record_length, record);
+		assert_int_equal(frame_port(&frame, out), 4000);
+		assert_int_equal(wire_get16(frame.source.port), 7740);
+		if (kind & VLAN)
+			assert_memory_equal(out + 12, packet.data + 12, 4);
+		if (kind & IPV6) {
+			assert_int_equal(
+				checksum(17 + 8 + (uint32_t)record, ip + 8, 32 + 8 + record), 0);
+			assert_int_not_equal(wire_get16(udp + 6), 0);
+			assert_int_equal(ip[7], 64);
+			continue;
+		}
+		assert_int_equal(checksum(0, ip, 20), 0);
+		assert_int_equal(wire_get16(ip + 6), 0x4000);
+		assert_int_equal(ip[8], 64);
+		if (wanted)
+			assert_int_equal(
+				checksum(17 + 8 + (uint32_t)record, ip + 12, 8 + 8 + record), 0);
+		assert_true((wire_get16(udp + 6) != 0) == wanted);
+	}
+}
+
 static void replies(void **state)
 {
 	for (int kind = 0; kind < 4; kind++) {
-		struct session_header header;
-		struct packet packet;
-		struct frame frame;
-
-		packet_make(&packet, kind, kind & IPV6 ? 0 : 8);
-		// headers are enough
-		assert_int_equal(dataplane_reply_header(&header, packet.data, packet.udp + 8), 0);
-		assert_int_equal(header.length, packet.udp + 8 - (kind & IPV6 ? 0 : 8));
-		assert_memory_equal(header.bytes, theirs, 6);
-		assert_memory_equal(header.bytes + 6, ours, 6);
-		for (size_t length = 0; length < packet.udp + 8; length++)
-			assert_true(dataplane_reply_header(&header, packet.data, length) < 0);
-
-		for (size_t record = 0; record <= RECORD; record++) {
-			uint8_t out[FRAME_MAX];
-			const uint8_t *ip = out + packet.ip, *udp = out + header.length - 8;
-
-			memcpy(out, header.bytes, header.length);
-			for (size_t i = 0; i < record; i++)
-				out[header.length + i] = (uint8_t)(i * 37 + record);
-			frame_finish(out, header.length, record);
-			assert_true(parse(&frame, out, header.length + record));
-			assert_int_equal(frame.header_length, header.length);
-			assert_int_equal(frame.record_length, record);
-			assert_int_equal(frame_port(&frame, out), 4000);
-			assert_int_equal(wire_get16(frame.source.port), 7740);
-			if (kind & VLAN)
-				assert_memory_equal(out + 12, packet.data + 12, 4);
-			if (kind & IPV6) {
-				assert_int_equal(checksum(17 + 8 + (uint32_t)record, ip + 8,
-							  32 + 8 + record),
-						 0);
-				assert_int_not_equal(wire_get16(udp + 6), 0);
-				assert_int_equal(ip[7], 64);
-			} else {
-				assert_int_equal(checksum(0, ip, 20), 0);
-				assert_int_equal(wire_get16(udp + 6), 0);
-				assert_int_equal(wire_get16(ip + 6), 0x4000);
-				assert_int_equal(ip[8], 64);
-			}
-		}
+		replies_with(kind, false);
+		replies_with(kind, true);
 	}
 }
 
 /* A checksum that comes out as 0 goes out as 0xffff. */
 static void zero_checksum(void **state)
 {
-	struct session_header header;
-	struct packet packet;
-	uint8_t out[FRAME_MAX];
+	for (int kind = 0; kind < 4; kind++) {
+		struct session_header header;
+		struct packet packet;
+		uint8_t out[FRAME_MAX], *record;
 
-	packet_make(&packet, IPV6, 0);
-	assert_int_equal(dataplane_reply_header(&header, packet.data, packet.size), 0);
-	memset(out, 0, sizeof(out));
-	memcpy(out, header.bytes, header.length);
-	frame_finish(out, header.length, 2);
-	// now the record takes what the checksum was
-	memcpy(out + header.length, out + header.length - 2, 2);
-	frame_finish(out, header.length, 2);
-	assert_int_equal(wire_get16(out + header.length - 2), 0xffff);
+		packet_make(&packet, kind, 0);
+		assert_int_equal(dataplane_reply_header(&header, packet.data, packet.size, true),
+				 0);
+		memset(out, 0, sizeof(out));
+		record = out + header.length;
+		memcpy(out, header.bytes, header.length);
+		frame_finish(out, header.length, 2);
+		// now the record takes what the checksum was
+		memcpy(record, record - 2, 2);
+		memcpy(out, header.bytes, header.length);
+		frame_finish(out, header.length, 2);
+		assert_int_equal(wire_get16(record - 2), 0xffff);
+	}
 }
 
 int main(void)

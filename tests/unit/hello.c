@@ -20,6 +20,7 @@ static void test_least(void **state)
 	assert_int_equal(parse(&hello, "{\"viaduct\":1,\"ciphers\":[\"aes-256-gcm\"]}"), HELLO_OK);
 	assert_int_equal(hello.lanes, 1);
 	assert_int_equal(hello.mtu, 1280);
+	assert_false(hello.checksum);
 	assert_false(hello.rekey);
 	assert_int_equal(hello.cipher_count, 1);
 	assert_int_equal(hello.ciphers[0], WIRE_AES_256_GCM);
@@ -31,13 +32,15 @@ static void test_all(void **state)
 
 	assert_int_equal(
 		parse(&hello,
-		      " {\"lanes\":8,\"mtu\":9000,\"later\":{\"a\":[null]},\"viaduct\":1,"
+		      " {\"lanes\":8,\"mtu\":9000,\"checksum\":true,\"later\":{\"a\":[null]},"
+		      "\"viaduct\":1,"
 		      "\"ciphers\":[\"rot13\",\"chacha20-poly1305\",\"aes-256-gcm\"],"
 		      "\"rekey\":{\"index\":4294967295,\"epoch\":7,\"mac\":"
 		      "\"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff\"}}\r"),
 		HELLO_OK);
 	assert_int_equal(hello.lanes, 8);
 	assert_int_equal(hello.mtu, 9000);
+	assert_true(hello.checksum);
 	assert_int_equal(hello.cipher_count, 2);
 	assert_int_equal(hello.ciphers[0], WIRE_CHACHA20_POLY1305);
 	assert_true(hello.rekey);
@@ -72,6 +75,7 @@ static const struct {
 	{START ",\"lanes\":257}", HELLO_LANES},
 	{START ",\"mtu\":\"1280\"}", HELLO_MALFORMED},
 	{START ",\"mtu\":66816}", HELLO_MTU}, // 1280 in 16 bits
+	{START ",\"checksum\":1}", HELLO_MALFORMED},
 	{START ",\"rekey\":[]}", HELLO_MALFORMED},
 	{START ",\"rekey\":{\"epoch\":0,\"mac\":" MAC "}}", HELLO_MALFORMED},
 	{START ",\"rekey\":{\"index\":1,\"mac\":" MAC "}}", HELLO_MALFORMED},
