@@ -1,7 +1,8 @@
 /*
  * Through relays on UDP: perf's own (relay_udp.c), with or without trains (UDP_SEGMENT, UDP_GRO),
- * and TURN (RFC 8656) with or without DTLS. Each endpoint has a socket. All datagrams that wait for
- * a socket leave in one system call.
+ * and TURN (RFC 8656) with or without DTLS. All datagrams that wait for a socket leave in one
+ * system call. Through the plain relay many endpoints share a socket, as peers in libviaduct do;
+ * trains are longer, and TURN only works, with one each.
  *
  * A TURN server relays between its client and any peer. So of each pair the even endpoint is a
  * client and sends channel data, and the odd one a plain peer: the least work for the server.
@@ -26,7 +27,8 @@
 
 enum {
 	HEADER_MAX = 4,
-	QUEUE = 128,       // datagrams a socket
+	SHARED = 64,       // endpoints a socket
+	QUEUE = 512,       // datagrams a socket
 	SEGMENTS = 64,     // a train
 	TRAIN_MAX = 65000, // bytes
 	RECEIVE = 64,      // datagrams or trains a system call
@@ -38,10 +40,11 @@ enum {
 
 struct kind {
 	uint16_t port;
-	bool trains, turn, dtls;
+	bool shared, trains, turn, dtls;
 };
 
 struct flow {
+	struct flow *socket; // the flow whose socket and queue it uses
 	int fd;
 	SSL *ssl;                   // NULL without DTLS
 	uint8_t header[HEADER_MAX]; // of every datagram
@@ -180,14 +183,30 @@ static int turn_allocate(struct flow *client, struct flow *peer)
 	return n < 0 ? (int)n : 0;
 }
 
+/* Tells the relay where an endpoint is; its datagrams begin with their receiver's number. */
+static int udp_register(struct flow *flow, unsigned int number)
+{
+	uint32_t own = htonl(number), other = htonl(number ^ 1);
+	uint8_t answer[HEADER_MAX];
+	ssize_t n;
+
+	flow->header_size = HEADER_MAX;
+	memcpy(flow->header, &other, sizeof(other));
+	n = flow_ask(flow->socket, &own, sizeof(own), answer, sizeof(answer));
+	return n < 0 ? (int)n : 0;
+}
+
 static int flow_open(struct state *s, unsigned int number, const char *relay)
 {
 	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(s->kind->port)};
-	int size = SOCKET_BUFFER, one = 1, ret;
+	int size = SOCKET_BUFFER, one = 1;
 	struct flow *flow = &s->flows[number];
-	uint8_t hello[HEADER_MAX];
-	uint32_t id;
 
+	flow->socket = s->kind->shared ? &s->flows[number - number % SHARED] : flow;
+	if (flow->socket != flow) {
+		flow->fd = -1;
+		return udp_register(flow, number);
+	}
 	flow->fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	flow->queue = malloc((size_t)QUEUE * (HEADER_MAX + s->payload));
 	if (flow->fd < 0 || !flow->queue || inet_pton(AF_INET, relay, &to.sin_addr) != 1)
@@ -200,17 +219,12 @@ static int flow_open(struct state *s, unsigned int number, const char *relay)
 		return turn_allocate(flow - 1, flow);
 	if (connect(flow->fd, (struct sockaddr *)&to, sizeof(to)))
 		return -errno;
+	if (!s->kind->turn)
+		return udp_register(flow, number);
 	flow->header_size = HEADER_MAX;
-	if (s->kind->turn) {
-		put16(flow->header, CHANNEL);
-		put16(flow->header + 2, s->payload);
-		return s->kind->dtls ? dtls_open(s, flow, &to) : 0;
-	}
-	id = htonl(number ^ 1);
-	memcpy(flow->header, &id, sizeof(id));
-	id = htonl(number);
-	ret = (int)flow_ask(flow, &id, sizeof(id), hello, sizeof(hello));
-	return ret < 0 ? ret : 0;
+	put16(flow->header, CHANNEL);
+	put16(flow->header + 2, s->payload);
+	return s->kind->dtls ? dtls_open(s, flow, &to) : 0;
 }
 
 static void state_close(void *state)
@@ -253,6 +267,8 @@ static void *state_open(const struct transport *transport, struct pairs *pairs,
 	for (unsigned int i = 0; i < s->count && !ret; i++) {
 		struct epoll_event event = {.events = EPOLLIN, .data.u32 = i};
 
+		if (s->flows[i].fd < 0)
+			continue;
 		if (fcntl(s->flows[i].fd, F_SETFL, O_NONBLOCK) ||
 		    epoll_ctl(s->epoll, EPOLL_CTL_ADD, s->flows[i].fd, &event))
 			ret = -errno;
@@ -336,19 +352,20 @@ static void flow_flush(struct state *s, struct flow *flow)
 static bool state_send(void *state, unsigned int endpoint, const uint8_t *payload)
 {
 	struct state *s = state;
-	struct flow *flow = &s->flows[endpoint];
+	const struct flow *flow = &s->flows[endpoint];
+	struct flow *socket = flow->socket;
 	uint8_t *at;
 
-	if (flow->queued == QUEUE)
-		flow_flush(s, flow);
-	if (flow->queued == QUEUE)
+	if (socket->queued == QUEUE)
+		flow_flush(s, socket);
+	if (socket->queued == QUEUE)
 		return false;
-	at = flow->queue + flow->queued++ * datagram_size(s, flow);
+	at = socket->queue + socket->queued++ * datagram_size(s, socket);
 	memcpy(at, flow->header, flow->header_size);
 	memcpy(at + flow->header_size, payload, s->payload);
-	if (!flow->dirty) {
-		flow->dirty = true;
-		s->dirty[s->dirty_count++] = flow;
+	if (!socket->dirty) {
+		socket->dirty = true;
+		s->dirty[s->dirty_count++] = socket;
 	}
 	return true;
 }
@@ -378,6 +395,17 @@ static size_t segment_size(struct msghdr *header, size_t length)
 		return length;
 	memcpy(&size, CMSG_DATA(control), sizeof(size));
 	return (size_t)size;
+}
+
+/* Whose a datagram is that came to the socket of endpoint `number`. */
+static unsigned int endpoint_of(const struct state *s, unsigned int number, const uint8_t *data)
+{
+	uint32_t receiver;
+
+	if (s->kind->turn)
+		return number;
+	memcpy(&receiver, data, sizeof(receiver));
+	return ntohl(receiver) % s->count;
 }
 
 static void flow_receive(struct state *s, unsigned int number)
@@ -419,7 +447,8 @@ static void flow_receive(struct state *s, unsigned int number)
 		while (length > head) {
 			if (size > length)
 				size = length;
-			pairs_received(s->pairs, number, data + head, size - head);
+			pairs_received(s->pairs, endpoint_of(s, number, data), data + head,
+				       size - head);
 			data += size;
 			length -= size;
 		}
@@ -437,7 +466,7 @@ static int state_poll(void *state, int timeout_ms)
 	return 0;
 }
 
-static const struct kind udp = {.port = 7741};
+static const struct kind udp = {.port = 7741, .shared = true};
 static const struct kind udp_trains = {.port = 7741, .trains = true};
 static const struct kind turn = {.port = 3478, .turn = true};
 static const struct kind turn_dtls = {.port = 5349, .turn = true, .dtls = true};
