@@ -215,11 +215,11 @@ struct viaduct_stats {
 	uint64_t records_sent, records_received; // received: authentic ones
 	uint64_t messages_sent, messages_received;
 	uint64_t bytes_sent, bytes_received; // UDP payload
-	uint64_t lost;        // gaps in what the relay has sent; sinks when a late record arrives
-	uint64_t replayed;    // dropped: seen before, or older than the window
-	uint64_t forged;      // dropped: doesn't open
-	uint64_t malformed;   // dropped: no record, wrong lane or phase; or its lengths lie; what
-			      // names no session counts for one of the peers that share its socket
+	uint64_t lost;      // gaps in what the relay has sent; sinks when a late record arrives
+	uint64_t replayed;  // dropped: seen before, or older than the window
+	uint64_t forged;    // dropped: doesn't open
+	uint64_t malformed; // dropped: no record, wrong lane or phase; or its lengths lie; what
+			    // names no session counts for one of the peers that share its socket
 	uint64_t unmatched;   // answers to no open request
 	uint64_t send_failed; // records that the kernel refused
 	uint64_t joins, rekeys, roams;
