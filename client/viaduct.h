@@ -210,7 +210,10 @@ struct viaduct_session {
 	uint32_t key_records;
 };
 
-/* Counters since viaduct_peer_open(), over all sessions. */
+/*
+ * Counters since viaduct_peer_open(), over all sessions. A datagram that names no session counts
+ * for one of the peers that share the socket.
+ */
 struct viaduct_stats {
 	uint64_t records_sent, records_received; // received: authentic ones
 	uint64_t messages_sent, messages_received;
@@ -218,9 +221,8 @@ struct viaduct_stats {
 	uint64_t lost;      // gaps in what the relay has sent; sinks when a late record arrives
 	uint64_t replayed;  // dropped: seen before, or older than the window
 	uint64_t forged;    // dropped: doesn't open
-	uint64_t malformed; // dropped: no record, wrong lane or phase; or its lengths lie; what
-			    // names no session counts for one of the peers that share its socket
-	uint64_t unmatched;   // answers to no open request
+	uint64_t malformed; // dropped: no record, wrong session, lane or phase; or its lengths lie
+	uint64_t unmatched; // answers to no open request
 	uint64_t send_failed; // records that the kernel refused
 	uint64_t joins, rekeys, roams;
 	unsigned int requests; // open now
