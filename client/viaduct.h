@@ -68,14 +68,18 @@ enum viaduct_kind {
 
 /* Why the relay could not forward a message. viaduct_reason_name() gives the protocol's name. */
 enum viaduct_reason {
-	VIADUCT_NO_ROUTE = 1,      // no peer of this id is here
-	VIADUCT_TOO_LARGE = 2,     // longer than the receiver's session allows
-	VIADUCT_HOP_LIMIT = 3,     // too many relays on the way
-	VIADUCT_UNSUPPORTED = 4,   // a kind that this relay doesn't forward
-	VIADUCT_TX_FULL = 5,       // the relay's port took no more
-	VIADUCT_KEY_EXHAUSTED = 6, // the receiver must rekey before it can be sent more
-	VIADUCT_NO_BUFFER = 7,     // the relay was out of buffers
-	VIADUCT_POLICY = 8,        // this peer's cluster may not talk to that one
+	VIADUCT_NO_ROUTE = 1,       // no peer of this id is here
+	VIADUCT_TOO_LARGE = 2,      // longer than the receiver's session allows
+	VIADUCT_HOP_LIMIT = 3,      // too many relays on the way
+	VIADUCT_UNSUPPORTED = 4,    // a kind that this relay doesn't forward
+	VIADUCT_TX_FULL = 5,        // the relay's port took no more
+	VIADUCT_KEY_EXHAUSTED = 6,  // the receiver must rekey before it can be sent more
+	VIADUCT_NO_BUFFER = 7,      // the relay was out of buffers
+	VIADUCT_POLICY = 8,         // this peer's cluster may not talk to that one
+	VIADUCT_NO_INSTANCE = 9,    // the service has no instance that could be asked
+	VIADUCT_INSTANCE_GONE = 10, // the instance has left, or fallen silent
+	VIADUCT_TIMEOUT = 11,       // the instance has not responded in time
+	VIADUCT_REQUESTS_FULL = 12, // too many requests to services are under way
 };
 
 /* Errors with a meaning of their own. Other negative values are plain errno. */

@@ -352,6 +352,8 @@ static void send_to(struct members *members, const struct member_session *sessio
 
 	command.index = session->index;
 	command.tag = tag;
+	command.kind = WIRE_KIND_CONTROL;
+	command.class = WIRE_CONTROL;
 	command.payload_length = (uint16_t)length;
 	if (header)
 		command.header = *header;

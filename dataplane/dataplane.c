@@ -291,3 +291,8 @@ uint64_t dataplane_now_ms(void)
 {
 	return worker_now_ms();
 }
+
+uint64_t dataplane_now_us(void)
+{
+	return worker_now_us();
+}

@@ -35,6 +35,7 @@ struct dataplane_config {
 	uint16_t mtu;                     // largest IP packet of a record
 	const struct session_table *sessions;
 	const struct route_table *routes;
+	struct service_requests *requests; // to services, under way
 	const struct aead_ops *aead;
 	const char *aead_device; // for cryptodev: PCI address, or name of a vdev; else unused
 };
@@ -120,6 +121,9 @@ uint64_t dataplane_dropped(const struct dataplane *dataplane);
  * cycle counter, and so without a relation to any other clock. Any thread, once started.
  */
 uint64_t dataplane_now_ms(void);
+
+/* The same in microseconds. */
+uint64_t dataplane_now_us(void);
 
 /*
  * The header with which to answer a received frame (Ethernet, optional VLAN tag, IP, UDP; `length`

@@ -31,6 +31,11 @@ uint64_t worker_now_ms(void)
 	return rte_get_tsc_cycles() / (rte_get_tsc_hz() / MS_PER_S);
 }
 
+uint64_t worker_now_us(void)
+{
+	return rte_get_tsc_cycles() / (rte_get_tsc_hz() / US_PER_S);
+}
+
 static unsigned int spares(void *arg, struct forward_spare *out, unsigned int n)
 {
 	struct worker *worker = arg;
@@ -90,12 +95,18 @@ static bool event(void *arg, const struct forward_event *out)
 	return rte_ring_sp_enqueue_elem(worker->events, (void *)out, sizeof(*out)) == 0;
 }
 
+static uint64_t now_us(void *arg)
+{
+	return worker_now_us();
+}
+
 static const struct forward_ops ops = {
 	.spares = spares,
 	.release = release,
 	.transmit = transmit,
 	.handover = handover,
 	.event = event,
+	.now_us = now_us,
 };
 
 void worker_wake(struct worker *worker)
@@ -382,6 +393,8 @@ int worker_init(struct worker *workers, unsigned int number, const struct datapl
 	forward->worker = worker;
 	forward->sessions = config->sessions;
 	forward->routes = config->routes;
+	forward->requests = config->requests;
+	forward->random = rte_get_tsc_cycles();
 	forward->aead = config->aead;
 	forward->number = (uint8_t)number;
 	shed_init(&worker->shed);

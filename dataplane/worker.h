@@ -72,7 +72,9 @@ void worker_stop(struct worker *worker);
 /* Any thread that has put something into one of the worker's rings. */
 void worker_wake(struct worker *worker);
 
-/* Any thread: milliseconds on the workers' clock, which counts CPU cycles since power-on. */
+/* Any thread: milliseconds, or microseconds, on the workers' clock, which counts CPU cycles since
+ * power-on. */
 uint64_t worker_now_ms(void);
+uint64_t worker_now_us(void);
 
 #endif

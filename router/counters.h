@@ -51,6 +51,9 @@
 	X(NO_BUFFER, "no_buffer", WIRE_REASON_NO_BUFFER, "out of buffers")                         \
 	X(POLICY, "policy", WIRE_REASON_POLICY, "its cluster may not talk to that one")            \
 	X(RATE, "rate", WIRE_REASON_RATE, "over the rate of its sender, or of the cluster")        \
+	X(NO_INSTANCE, "no_instance", WIRE_REASON_NO_INSTANCE, "the service has no instance")      \
+	X(BUSY, "busy", WIRE_REASON_BUSY, "too many requests to services are under way")           \
+	X(UNASKED, "unasked", 0, "a response through a service that nobody waits for")             \
 	X(CONTROL_FULL, "control_full", 0, "the control thread was too far behind")                \
 	X(SESSION_GONE, "session_gone", 0, "the relay's own, for a session that has ended")
 

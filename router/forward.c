@@ -6,6 +6,9 @@
 
 enum {
 	THOUSAND = 1000,
+	US_PER_S = 1000000,
+	FLAGS = WIRE_FLAG_VIA | WIRE_FLAG_KEY,
+	MALFORMED = 0xff,
 	FETCH_SIZE = 192,
 	// bits of the reasons that speak of who sent the record, and could be forged by anybody
 	SUSPICIOUS =
@@ -293,7 +296,7 @@ static void tell(struct forward *forward, const struct forward_message *message,
 	uint8_t kind = message->kind;
 
 	if ((kind == WIRE_SEND || kind == WIRE_REQUEST || kind == WIRE_PUBLISH) && told[reason] &&
-	    may_tell(message->in->lane, now_ms))
+	    ((message->marks & FORWARD_PROMISED) || may_tell(message->in->lane, now_ms)))
 		make(forward, message->in->session, message->in->header.class,
 		     WIRE_ERROR | told[reason], message->tag, now_ms);
 }
@@ -325,8 +328,11 @@ static void refused(struct forward *forward, unsigned int first, uint64_t now_ms
 	for (unsigned int i = from; i < to; i++) {
 		const struct forward_message *message = &forward->messages[i];
 
-		if (message->record != FORWARD_NO_RECORD && message->record >= first)
-			tell(forward, message, DROP_MESSAGE_TX_FULL, now_ms);
+		if (message->record == FORWARD_NO_RECORD || message->record < first)
+			continue;
+		if (message->marks & FORWARD_PROMISED)
+			service_undo(message->entry, message->in->session, message->tag);
+		tell(forward, message, DROP_MESSAGE_TX_FULL, now_ms);
 	}
 }
 
@@ -357,6 +363,24 @@ static const struct wire_id *destination(const struct forward_message *message)
 	return (const struct wire_id *)(message->data + 8);
 }
 
+/* A pong to the relay: its ping's payload was the time. */
+static void measure(struct forward *forward, const struct session *session, const uint8_t *payload,
+		    uint16_t length)
+{
+	const uint64_t most = 10 * US_PER_S;
+	uint32_t *average = &session->state->round_trip_us;
+	uint32_t before = __atomic_load_n(average, __ATOMIC_RELAXED);
+	uint64_t us;
+
+	if (length != sizeof(us))
+		return;
+	us = forward->ops->now_us(forward->worker) - wire_get64(payload);
+	if (us >= most)
+		return;
+	us = before ? (7 * (uint64_t)before + us + 4) / 8 : us;
+	__atomic_store_n(average, us ? (uint32_t)us : 1, __ATOMIC_RELAXED);
+}
+
 /* The relay is the destination. */
 static void consume(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
@@ -378,12 +402,13 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
 		// the address was the relay's own, and is that again
 		if (pack(forward, message->in->session, class, message->data, message->size,
-			 message->last ? message->in->input : NULL, now_ms,
+			 message->marks & FORWARD_LAST ? message->in->input : NULL, now_ms,
 			 &reason) == FORWARD_NO_RECORD)
 			counters_dropped(&forward->counters, class, reason, 1);
 		return;
 	case WIRE_PONG:
 		counters_consumed(&forward->counters, class);
+		measure(forward, message->in->session, payload, length);
 		return;
 	case WIRE_KIND_CONTROL:
 		if (length > FORWARD_PAYLOAD_MAX) {
@@ -425,6 +450,100 @@ static inline enum drop_message judge(const struct policy *policy,
 	return DROP_MESSAGE_COUNT;
 }
 
+/*
+ * A response through a service, or a message with a key that a session must not get. True: it may
+ * go on like others, but not in its own buffer; else it is dropped.
+ */
+static bool __attribute__((noinline, cold))
+clear_flagged(struct forward *forward, struct forward_message *message, uint64_t now_ms)
+{
+	const struct session *from = message->in->session;
+	const struct wire_id *via = (const struct wire_id *)(message->data + WIRE_MESSAGE_HEADER);
+	bool failed = message->data[3] & WIRE_FLAG_FAILED;
+	enum drop_message reason = DROP_MESSAGE_UNSUPPORTED;
+
+	message->kind &= ~FORWARD_FLAGGED;
+	message->marks &= ~FORWARD_FLAGGED;
+	if (message->kind == WIRE_RESPONSE) {
+		reason = DROP_MESSAGE_UNASKED;
+		if (forward->requests &&
+		    service_answered(forward->requests, from, message->to, message->tag, via,
+				     failed, forward->ops->now_us(forward->worker)))
+			reason = judge(rcu_dereference(forward->sessions->policy), message);
+	}
+	message->verdict = (uint8_t)reason;
+	if (reason != DROP_MESSAGE_COUNT)
+		drop_message(forward, message, reason, now_ms);
+	return reason == DROP_MESSAGE_COUNT;
+}
+
+/* A send or request to a service: to one of its instances, with its via. */
+static void __attribute__((noinline, cold))
+serve(struct forward *forward, struct forward_message *message, const struct service *service,
+      uint64_t now_ms)
+{
+	const struct session *from = message->in->session, *to = NULL;
+	bool keyed = message->marks & FORWARD_FLAGGED;
+	const uint8_t *key = message->data + WIRE_MESSAGE_HEADER;
+	struct service_choice choice = {
+		.service = service,
+		.from = from,
+		.policy = rcu_dereference(forward->sessions->policy),
+		.now_us = forward->ops->now_us(forward->worker),
+		.random = &forward->random,
+		.worker = forward->number,
+		.key = keyed ? key : NULL,
+	};
+	const uint8_t *payload = key + (keyed ? WIRE_SERVICE_KEY : 0);
+	uint16_t length = (uint16_t)(message->data + message->size - payload);
+	uint16_t size = WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE + length;
+	uint8_t hop_limit = message->data[3] >> WIRE_HOP_SHIFT;
+	enum drop_message reason = DROP_MESSAGE_UNSUPPORTED;
+	const struct service_member *member;
+	uint8_t kind;
+
+	if (keyed)
+		message->kind &= ~FORWARD_FLAGGED;
+	kind = message->kind;
+	if ((kind != WIRE_SEND && kind != WIRE_REQUEST) ||
+	    message->in->header.class == WIRE_CONTROL || !forward->requests)
+		goto drop;
+	reason = DROP_MESSAGE_HOP_LIMIT;
+	if (!hop_limit)
+		goto drop;
+	if (kind == WIRE_REQUEST)
+		message->marks |= FORWARD_PROMISED;
+	message->entry = NULL;
+	reason = DROP_MESSAGE_NO_INSTANCE;
+	member = service_choose(&choice, &to);
+	if (!member)
+		goto drop;
+	reason = DROP_MESSAGE_TOO_LARGE;
+	if (size + WIRE_RECORD_OVERHEAD > to->record_max)
+		goto drop;
+	reason = DROP_MESSAGE_BUSY;
+	if (kind == WIRE_REQUEST) {
+		message->entry = service_enter(forward->requests, from, message->tag,
+					       message->in->header.class, member->instance,
+					       choice.by, choice.now_us);
+		if (!message->entry)
+			goto drop;
+	}
+	wire_message_put(forward->through, length, kind, hop_limit - 1,
+			 (message->data[3] & WIRE_FLAG_SEALED) | WIRE_FLAG_VIA, message->tag,
+			 &from->id);
+	memcpy(forward->through + WIRE_MESSAGE_HEADER, &service->state->id, WIRE_VIA_SIZE);
+	memcpy(forward->through + WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE, payload, length);
+	message->record = (uint8_t)pack(forward, to, message->in->header.class, forward->through,
+					size, NULL, now_ms, &reason);
+	if (message->record != FORWARD_NO_RECORD)
+		return;
+	if (message->entry)
+		service_undo(message->entry, from, message->tag);
+drop:
+	drop_message(forward, message, reason, now_ms);
+}
+
 static inline void deliver(struct forward *forward, struct forward_message *message,
 			   uint64_t now_ms)
 {
@@ -433,18 +552,23 @@ static inline void deliver(struct forward *forward, struct forward_message *mess
 	enum drop_message reason = message->verdict;
 	struct forward_input *input = NULL;
 
-	if (reason == DROP_MESSAGE_COUNT) {
-		message->data[3] -= 1 << WIRE_HOP_SHIFT;
-		memcpy(message->data + 8, &in->session->id, WIRE_ID_SIZE);
-		// the rest must fit too: it stays in the buffer, which goes when this record goes
-		if (message->rest && message->rest + WIRE_RECORD_OVERHEAD <= to->record_max)
-			input = in->input;
-		message->record = (uint8_t)pack(forward, to, in->header.class, message->data,
-						message->size, input, now_ms, &reason);
-		if (message->record != FORWARD_NO_RECORD)
+	if (reason != DROP_MESSAGE_COUNT) {
+		if (!(message->marks & FORWARD_FLAGGED)) {
+			drop_message(forward, message, reason, now_ms);
+			return;
+		}
+		if (!clear_flagged(forward, message, now_ms))
 			return;
 	}
-	drop_message(forward, message, reason, now_ms);
+	message->data[3] -= 1 << WIRE_HOP_SHIFT;
+	memcpy(message->data + 8, &in->session->id, WIRE_ID_SIZE);
+	// the rest must fit too: it stays in the buffer, which goes when this record goes
+	if (message->rest && message->rest + WIRE_RECORD_OVERHEAD <= to->record_max)
+		input = in->input;
+	message->record = (uint8_t)pack(forward, to, in->header.class, message->data, message->size,
+					input, now_ms, &reason);
+	if (message->record == FORWARD_NO_RECORD)
+		drop_message(forward, message, reason, now_ms);
 }
 
 /* No session is the destination: the relay itself, a service or a topic is, or nobody. */
@@ -452,14 +576,22 @@ static void __attribute__((noinline, cold))
 deliver_elsewhere(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	const struct session_slot *slot;
+	struct group *group;
 
 	if (wire_id_equal(destination(message), &message->in->session->relay)) {
+		if (message->marks & FORWARD_FLAGGED)
+			message->kind &= ~FORWARD_FLAGGED;
 		consume(forward, message, now_ms);
 		return;
 	}
 	slot = route_find(forward->routes, destination(message), message->hash);
-	if (slot && rcu_dereference(slot->group))
+	group = slot ? rcu_dereference(slot->group) : NULL;
+	if (group && group->kind == GROUP_SERVICE)
+		serve(forward, message, caa_container_of(group, struct service, group), now_ms);
+	else if (group)
 		drop_message(forward, message, DROP_MESSAGE_UNSUPPORTED, now_ms);
+	else if (message->marks & FORWARD_FLAGGED)
+		drop_message(forward, message, DROP_MESSAGE_NO_ROUTE, now_ms);
 	else
 		drop_message(forward, message, judge(NULL, message), now_ms);
 }
@@ -476,14 +608,15 @@ static void decide(struct forward *forward)
 		struct forward_message *message = &forward->messages[i];
 		const struct session *to = message->to;
 
-		if (message->last || to != next)
+		if ((message->marks & FORWARD_LAST) || to != next)
 			rest = 0;
 		if (!to) {
 			next = NULL;
 			continue;
 		}
 		message->verdict = judge(policy, message);
-		if (message->verdict == DROP_MESSAGE_COUNT && (message->last || rest))
+		if (message->verdict == DROP_MESSAGE_COUNT &&
+		    ((message->marks & FORWARD_LAST) || rest))
 			rest += message->size;
 		else
 			rest = 0;
@@ -565,6 +698,67 @@ charge(struct forward *forward, const struct forward_record *record, unsigned in
 	return false;
 }
 
+/* Has `n` messages that were gathered walk, unless they are over their sender's rate. */
+static inline void take_in(struct forward *forward, const struct forward_record *record,
+			   unsigned int n)
+{
+	struct forward_message *first = &forward->messages[forward->message_count];
+
+	counters_opened(&forward->counters, record->header.class, n);
+	if (forward->rates && record->header.class != WIRE_CONTROL && !charge(forward, record, n)) {
+		for (unsigned int i = 0; i < n; i++) {
+			first[i].kind &= ~(first[i].marks & FORWARD_FLAGGED);
+			drop_message(forward, &first[i], DROP_MESSAGE_RATE, forward->now_ms);
+		}
+		return;
+	}
+	forward->message_count += n;
+}
+
+/*
+ * Whether a message may have its flags: only a response says what it came through, and keys are
+ * for sends and requests. What is for services only is to be marked, so that it leaves the usual
+ * way. Returns a mark, 0, or MALFORMED.
+ */
+static uint8_t judge_flags(uint8_t kind, uint8_t flags, uint16_t length)
+{
+	if (kind == WIRE_RESPONSE)
+		return flags & WIRE_FLAG_VIA ? FORWARD_FLAGGED : 0;
+	if ((flags & WIRE_FLAG_VIA) || length < WIRE_SERVICE_KEY ||
+	    (kind != WIRE_SEND && kind != WIRE_REQUEST))
+		return MALFORMED;
+	return FORWARD_FLAGGED;
+}
+
+/* The same as gather(), of a record with flags in it; or one that isn't well-formed. */
+static bool __attribute__((noinline, cold))
+gather_flagged(struct forward *forward, const struct forward_record *record, uint8_t *text,
+	       size_t length)
+{
+	struct forward_message *first = &forward->messages[forward->message_count];
+	struct wire_message message = {0};
+	unsigned int n = 0;
+	size_t at = 0;
+
+	do {
+		uint8_t marks = 0;
+
+		at = wire_message_get(&message, text, length, at);
+		if (at && (message.flags & FLAGS))
+			marks = judge_flags(message.kind, message.flags, message.length);
+		if (!at || marks == MALFORMED) {
+			session_mark(record->session, forward->number, SESSION_MARK_MALFORMED);
+			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
+			return false;
+		}
+		message.kind |= marks;
+		first[n].marks = marks | (at == length ? FORWARD_LAST : 0);
+		gather_one(forward, record, &message, &first[n++]);
+	} while (at < length);
+	take_in(forward, record, n);
+	return true;
+}
+
 /* An authentic record: gathers its messages, all or none; false: they are not well-formed. */
 static bool gather(struct forward *forward, const struct forward_record *record, uint64_t now_ms)
 {
@@ -580,22 +774,12 @@ static bool gather(struct forward *forward, const struct forward_record *record,
 	first = &forward->messages[forward->message_count];
 	do {
 		at = wire_message_get(&message, text, length, at);
-		// only relays say what a message came through
-		if (!at || (message.flags & WIRE_FLAG_VIA)) {
-			session_mark(record->session, forward->number, SESSION_MARK_MALFORMED);
-			drop_record(forward, record->input, DROP_RECORD_MALFORMED);
-			return false;
-		}
-		first[n].last = at == length;
+		if (!at || (message.flags & FLAGS))
+			return gather_flagged(forward, record, text, length);
+		first[n].marks = at == length ? FORWARD_LAST : 0;
 		gather_one(forward, record, &message, &first[n++]);
 	} while (at < length);
-	counters_opened(&forward->counters, record->header.class, n);
-	if (forward->rates && record->header.class != WIRE_CONTROL && !charge(forward, record, n)) {
-		for (unsigned int i = 0; i < n; i++)
-			drop_message(forward, &first[i], DROP_MESSAGE_RATE, now_ms);
-		return true;
-	}
-	forward->message_count += n;
+	take_in(forward, record, n);
 	return true;
 }
 
@@ -952,19 +1136,24 @@ static enum drop_message command(struct forward *forward, const struct forward_c
 	header = command->header.length ? &command->header : &to->header;
 	if (!header->length)
 		return DROP_MESSAGE_SESSION_GONE;
+	if (command->kind == WIRE_PING)
+		size = WIRE_MESSAGE_HEADER + sizeof(uint64_t);
 	if (size + WIRE_RECORD_OVERHEAD > to->record_max)
 		return DROP_MESSAGE_TOO_LARGE;
 	if (!forward->spare_count)
 		return DROP_MESSAGE_NO_BUFFER;
 	spare = &forward->spares[forward->spare_count - 1];
-	number = open_record(forward, to, header, WIRE_CONTROL, spare->buffer, spare->record,
+	number = open_record(forward, to, header, command->class, spare->buffer, spare->record,
 			     to->record_max);
 	if (number == FORWARD_NO_RECORD)
 		return DROP_MESSAGE_KEY_EXHAUSTED;
 	forward->spare_count--;
-	wire_message_put(message, command->payload_length, WIRE_KIND_CONTROL, WIRE_HOP_LIMIT, 0,
+	wire_message_put(message, size - WIRE_MESSAGE_HEADER, command->kind, WIRE_HOP_LIMIT, 0,
 			 command->tag, &to->relay);
-	memcpy(message + WIRE_MESSAGE_HEADER, command->payload, command->payload_length);
+	if (command->kind == WIRE_PING)
+		wire_put64(message + WIRE_MESSAGE_HEADER, forward->ops->now_us(forward->worker));
+	else
+		memcpy(message + WIRE_MESSAGE_HEADER, command->payload, command->payload_length);
 	append(forward, number, message, size);
 	return DROP_MESSAGE_COUNT;
 }
@@ -976,9 +1165,9 @@ void forward_commands(struct forward *forward, const struct forward_command *com
 	for (unsigned int i = 0; i < n; i++) {
 		enum drop_message reason = command(forward, &commands[i]);
 
-		counters_made(&forward->counters, WIRE_CONTROL);
+		counters_made(&forward->counters, commands[i].class);
 		if (reason != DROP_MESSAGE_COUNT)
-			counters_dropped(&forward->counters, WIRE_CONTROL, reason, 1);
+			counters_dropped(&forward->counters, commands[i].class, reason, 1);
 		if (forward->open_count == FORWARD_OUTPUTS || !forward->spare_count)
 			flush(forward, now_ms);
 	}

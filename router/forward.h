@@ -16,6 +16,7 @@
 #include "aead.h"
 #include "counters.h"
 #include "route.h"
+#include "service.h"
 #include "session.h"
 #include "suspects.h"
 
@@ -79,10 +80,15 @@ struct forward_event {
 	uint8_t payload[FORWARD_PAYLOAD_MAX];
 };
 
-/* From the control thread to a worker: a control message to seal and send. */
+/*
+ * From the control thread to a worker: a message of the relay's to seal and send. A ping is given
+ * the time as its payload.
+ */
 struct forward_command {
 	uint32_t index; // of the session
 	uint32_t tag;
+	uint8_t kind; // control, ping, or an error
+	uint8_t class;
 	uint16_t payload_length;
 	struct session_header header; // length 0: the session's own
 	uint8_t payload[FORWARD_PAYLOAD_MAX];
@@ -113,6 +119,9 @@ struct forward_ops {
 
 	/* Copies an event for the control thread. False: no room. */
 	bool (*event)(void *worker, const struct forward_event *event);
+
+	/* Microseconds, on the clock of `now_ms`, now: for what is measured. */
+	uint64_t (*now_us)(void *worker);
 };
 
 /* A received record that belongs to a session. */
@@ -123,12 +132,22 @@ struct forward_record {
 	struct wire_record header;
 };
 
+enum forward_mark {
+	FORWARD_LAST = 1,     // of its record
+	FORWARD_PROMISED = 2, // a request to a service: it is told in any case
+	// for services only; or'ed to its kind too, which then is one that isn't forwarded
+	FORWARD_FLAGGED = 0x40,
+};
+
 /* A message on its way, for those stages that go over all of a burst's. */
 struct forward_message {
 	const struct forward_record *in; // came in this one
 	uint8_t *data;                   // message header
-	const struct session *to;
-	uint64_t hash;
+	const struct session *to;        // NULL: the destination isn't a session's
+	union {
+		uint64_t hash;               // of the destination
+		struct service_entry *entry; // of a request that goes to a service
+	};
 	uint32_t guess; // of the route table
 	uint32_t tag;
 	uint16_t size;
@@ -136,7 +155,7 @@ struct forward_message {
 	uint8_t kind;
 	uint8_t record;  // packed into which; FORWARD_NO_RECORD
 	uint8_t verdict; // why it goes no further; DROP_MESSAGE_COUNT
-	bool last;       // of its record
+	uint8_t marks;   // bits of forward_mark
 };
 
 /* A record being packed; its header is written, and its length so far stands in its aead_job. */
@@ -153,6 +172,7 @@ struct forward {
 	void *worker; // passed to ops
 	const struct session_table *sessions;
 	const struct route_table *routes;
+	struct service_requests *requests; // NULL: there are no services
 	const struct aead_ops *aead;
 	void *aead_worker;
 	uint8_t number; // of the worker, which is also its lane down
@@ -161,6 +181,8 @@ struct forward {
 	struct counters counters;
 	struct rates_credit clusters[POLICY_CLUSTERS]; // borrowed from the clusters' accounts
 	struct suspects suspects;
+
+	uint64_t random; // state; any value to begin with
 
 	/* scratch of one burst */
 	uint64_t now_ms;
@@ -181,6 +203,7 @@ struct forward {
 	struct forward_message messages[FORWARD_MESSAGES];
 	uint8_t newest[FORWARD_NEWEST]; // by hash of session and class: which open record to try
 	struct forward_event event;
+	uint8_t through[WIRE_MTU_MAX]; // a message with its via
 };
 
 /*

@@ -84,6 +84,8 @@ struct session_state {
 	uint8_t lanes_up;
 	uint8_t lanes_down;
 	struct rates_account account; // what its lanes have borrowed
+	uint32_t requests;      // to services, under way; any worker and control count (atomic)
+	uint32_t round_trip_us; // to the peer, averaged; any worker writes (relaxed); 0: unknown
 } __attribute__((aligned(64)));
 
 struct session {
@@ -97,6 +99,7 @@ struct session {
 	uint8_t lanes_down;
 	uint16_t cluster;             // its number, for the policy
 	uint8_t level;                // of trust: 0 good … 3 nearly cut, see docs/trust.md
+	uint8_t region;               // its number, for services; 0: not known
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;

@@ -39,7 +39,10 @@ enum {
 	WIRE_HOP_SHIFT = 4,
 	WIRE_FLAG_VIA = 0x1,
 	WIRE_FLAG_SEALED = 0x2,
-	WIRE_MESSAGE_RESERVED = 0xc,
+	WIRE_FLAG_KEY = 0x4,    // of a send or request: a service's key stands before the payload
+	WIRE_FLAG_FAILED = 0x4, // of a response: who was asked couldn't
+	WIRE_MESSAGE_RESERVED = 0x8,
+	WIRE_SERVICE_KEY = 8, // bytes
 
 	WIRE_KEY_SIZE = 32,
 	WIRE_IV_SIZE = 12,
@@ -89,6 +92,10 @@ enum wire_kind {
 	X(KEY_EXHAUSTED, 6, "key_exhausted")                                                       \
 	X(NO_BUFFER, 7, "no_buffer")                                                               \
 	X(POLICY, 8, "policy")                                                                     \
+	X(NO_INSTANCE, 9, "no_instance")                                                           \
+	X(INSTANCE_GONE, 10, "instance_gone")                                                      \
+	X(TIMEOUT, 11, "timeout")                                                                  \
+	X(BUSY, 12, "busy")                                                                        \
 	X(RATE, 24, "rate")
 
 enum wire_reason {

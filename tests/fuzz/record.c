@@ -132,6 +132,8 @@ static void command(unsigned int index)
 
 	command.index = index % 8 + (index & 8 ? WIRE_SLOTS : 0);
 	command.header.length = index & 16 ? 62 : 0;
+	command.kind = index & 32 ? WIRE_PING : WIRE_KIND_CONTROL;
+	command.class = WIRE_CONTROL;
 	command.payload_length = FORWARD_PAYLOAD_MAX / (1 + index % 8);
 	fixture_commands(fixture, index & 1, &command, 1);
 }

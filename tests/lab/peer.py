@@ -33,8 +33,10 @@ BULK, NORMAL, CRITICAL, CONTROL_CLASS = range(4)
 SEND, REQUEST, RESPONSE, PUBLISH, PING, PONG, CONTROL = range(1, 8)
 ERROR = 0x80
 REASONS = {1: "no_route", 2: "too_large", 3: "hop_limit", 4: "unsupported", 5: "tx_full",
-           6: "key_exhausted", 7: "no_buffer", 8: "policy"}
+           6: "key_exhausted", 7: "no_buffer", 8: "policy", 9: "no_instance",
+           10: "instance_gone", 11: "timeout", 12: "busy"}
 FLAG_VIA, FLAG_SEALED = 1, 2
+FLAG_KEY = FLAG_FAILED = 4  # of sends and requests; of responses
 
 VERSION_TYPE = 0x10
 RECORD_HEADER, TAG_SIZE, MESSAGE_HEADER, ID_SIZE = 16, 16, 24, 16
@@ -241,7 +243,7 @@ def messages_parse(plaintext):
             raise Malformed("a message's header is cut off")
         length, kind, hops, tag = struct.unpack(">HBBI", plaintext[at:at + 8])
         flags = hops & 0xf
-        if flags & ~(FLAG_VIA | FLAG_SEALED):
+        if flags & ~(FLAG_VIA | FLAG_SEALED | FLAG_FAILED):
             raise Malformed("a reserved flag of a message")
         begin = at + MESSAGE_HEADER + (ID_SIZE if flags & FLAG_VIA else 0)
         if begin + length > len(plaintext):

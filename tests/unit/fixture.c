@@ -159,12 +159,20 @@ static bool tell(void *arg, const struct forward_event *event)
 	return true;
 }
 
+static uint64_t now_us(void *arg)
+{
+	const struct fixture_worker *worker = arg;
+
+	return worker->fixture->now_ms * 1000 + worker->fixture->us;
+}
+
 static const struct forward_ops ops = {
 	.spares = give_spares,
 	.release = release,
 	.transmit = transmit,
 	.handover = hand_over,
 	.event = tell,
+	.now_us = now_us,
 };
 
 struct fixture *fixture_new(const struct aead_ops *aead)

@@ -88,6 +88,7 @@ struct fixture {
 	struct session_table *sessions;
 	struct route_table routes;
 	uint64_t now_ms;
+	uint64_t us; // beyond now_ms, for what is measured
 	struct fixture_worker workers[FIXTURE_WORKERS];
 	long buffers; // that are out
 	struct peer *peers[FIXTURE_PEERS];

@@ -343,7 +343,7 @@ static void test_malformed(void **state)
 	}
 	// via is for relays, the other two flags for nobody
 	for (int i = 0; i < 3; i++) {
-		static const uint8_t flags[] = {WIRE_FLAG_VIA, 0x4, 0x8, 0xf};
+		static const uint8_t flags[] = {WIRE_FLAG_VIA, 0x8, 0xc, 0xf};
 
 		for (unsigned int j = 0; j < sizeof(flags); j++) {
 			text[i * WIRE_MESSAGE_HEADER + 3] ^= flags[j];
@@ -1435,7 +1435,13 @@ static void test_return(void **state)
 
 static struct forward_command order(uint32_t index, uint32_t tag, uint16_t length)
 {
-	struct forward_command command = {.index = index, .tag = tag, .payload_length = length};
+	struct forward_command command = {
+		.index = index,
+		.tag = tag,
+		.kind = WIRE_KIND_CONTROL,
+		.class = WIRE_CONTROL,
+		.payload_length = length,
+	};
 
 	for (uint16_t i = 0; i < length; i++)
 		command.payload[i] = payload_byte(tag, i);

@@ -601,6 +601,8 @@ static void give_commands(struct model *m, unsigned int worker)
 		assert_true(m->command_count < COMMANDS);
 		command->index = view->peer->index;
 		command->tag = COMMAND_TAG | m->command_count;
+		command->kind = WIRE_KIND_CONTROL;
+		command->class = WIRE_CONTROL;
 		command->payload_length = below(FORWARD_PAYLOAD_MAX + 1);
 		for (uint16_t j = 0; j < command->payload_length; j++)
 			command->payload[j] = payload_byte(command->tag, j);

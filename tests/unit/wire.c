@@ -276,7 +276,7 @@ static void test_message_flags(void **state)
 	struct wire_message message = {.data = bytes};
 
 	for (int flags = 0; flags < 16; flags++) {
-		bool reserved = flags & 0xc;
+		bool reserved = flags & 0x8;
 
 		wire_message_put(bytes, 0, WIRE_SEND, 15, flags, 9, &id);
 		assert_int_equal(wire_message_get(&message, bytes, sizeof(bytes), 0) == 0,
@@ -348,7 +348,8 @@ static void test_names(void **state)
 	assert_string_equal(wire_reason_name(WIRE_REASON_NO_BUFFER), "no_buffer");
 	assert_null(wire_reason_name(WIRE_REASON_NONE));
 	assert_string_equal(wire_reason_name(WIRE_REASON_POLICY), "policy");
-	assert_null(wire_reason_name(9));
+	assert_string_equal(wire_reason_name(WIRE_REASON_BUSY), "busy");
+	assert_null(wire_reason_name(13));
 	assert_string_equal(wire_class_name(WIRE_BULK), "bulk");
 	assert_string_equal(wire_class_name(WIRE_CONTROL), "control");
 }
