@@ -74,7 +74,7 @@ static uint16_t sender_of(const struct forward *forward, const struct forward_in
 	memcpy(ip, input->source.ip, sizeof(ip));
 	hash = route_mix(ip[0] ^ secret[0], ip[1] ^ secret[1]);
 	hash ^= (uint64_t)index << 16 | wire_get16(input->source.port);
-	return route_mix(hash ^ secret[2], secret[3]) % SHED_SENDERS;
+	return route_mix(hash ^ secret[2], UINT64_C(0x9e3779b97f4a7c15)) % SHED_SENDERS;
 }
 
 static enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sender,

@@ -210,7 +210,7 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 /* After a call: a grace period, and what must always hold. */
 static void settle(struct fixture *fixture)
 {
-	long buffers = fixture->input_count;
+	long buffers = fixture->input_count + fixture->held;
 
 	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
 		assert(counters_balance(&fixture->workers[i].forward.counters));

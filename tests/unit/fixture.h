@@ -90,7 +90,8 @@ struct fixture {
 	uint64_t now_ms;
 	uint64_t us; // beyond now_ms, for what is measured
 	struct fixture_worker workers[FIXTURE_WORKERS];
-	long buffers; // that are out
+	long buffers; // that are out,
+	long held;    // and of those what the test keeps
 	struct peer *peers[FIXTURE_PEERS];
 	unsigned int peer_count;
 	struct aead_key **keys;
