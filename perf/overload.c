@@ -1,0 +1,562 @@
+/*
+ * What a worker does with more than it can handle.
+ *
+ * A generator on another core sends sealed records at a given rate through an in-memory port (rings
+ * of mbufs) to the real worker, with shedding as viaductd has it by default; what the ring refuses
+ * is lost. Records are sealed before each phase, with sequences that go on as on a wire; each peer
+ * sends to the next one, so that the clear header of what arrives tells whose it is. Every 16th
+ * critical record that arrives is opened, for how long it took from ring to ring. Phases, in turn,
+ * medians over the rounds:
+ *
+ *   capacity  one class, the ring kept full, nothing shed: messages a second
+ *   quiet     half of the capacity, a third of each class: how long critical messages take
+ *   overload  twice the capacity, a third of each class
+ *   alone     100 peers, class normal, together at the capacity
+ *   flood     the same with one of them at ten times its share
+ *   good      all at the capacity
+ *   garbage   the same beside as much garbage as the generator can send, at most 1 million a
+ * second: a third each no records, of no session, and forged ones of sessions (of class critical,
+ * from elsewhere)
+ *
+ * Generator and worker have a core each, so the generator's is not counted.
+ */
+#include <getopt.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <rte_cycles.h>
+#include <rte_mbuf.h>
+
+#include "histogram.h"
+#include "memory.h"
+
+enum {
+	PEERS = 100,
+	FLOODER = 0,
+	FLOOD = 10, // times its share
+	GARBAGE_PER_S = 1000000,
+	GARBAGE = 3072,          // different ones
+	SAMPLE = 16,             // one critical record of so many is opened
+	LAG = 4 * FORWARD_BURST, // records that a generator that was kept from working makes up for
+	QUIET_MS = 20,           // without anything from the worker: it is done
+	CONTROL_PERCENT = 10,    // viaductd's default
+	ROUNDS_MAX = 100,
+	RATE_MAX = 40000000,
+};
+
+struct options {
+	uint32_t payload, milliseconds, rounds;
+	const char *aead;
+	int json;
+};
+
+static struct options options = {.payload = 128, .milliseconds = 100, .rounds = 5};
+
+/* Frames ready to copy. */
+struct arena {
+	uint8_t *bytes;
+	uint32_t stride;
+	uint16_t length; // of each
+	uint32_t count;
+};
+
+/* What a phase sends, and what became of it. */
+struct phase {
+	double rate;  // records a second; 0: what the ring takes
+	bool classes; // a third each, or else all normal
+	bool flood;   // one peer sends FLOOD times its share
+	bool garbage; // as well
+	bool shed;    // as viaductd does
+	uint64_t offered[WIRE_CLASSES];
+	uint64_t arrived[PEERS][WIRE_CLASSES]; // from whom
+	uint64_t garbage_sent;
+	double seconds;
+	struct counters counters;
+	struct histogram critical;
+};
+
+static struct memory memory;
+static struct arena good, garbage;
+static uint32_t *sent_at; // low bits of the TSC, of each record of `good`
+static struct rates rates = {.control = CONTROL_PERCENT};
+
+static void fail_unless(bool condition, const char *what)
+{
+	if (!condition)
+		memory_fail(what);
+}
+
+static uint16_t record_length(void)
+{
+	return (uint16_t)(WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER + options.payload);
+}
+
+static void make_arena(struct arena *arena, uint32_t count)
+{
+	free(arena->bytes);
+	arena->count = count;
+	arena->length = MEMORY_HEADER + record_length();
+	arena->stride = RTE_ALIGN_CEIL(arena->length, (uint32_t)RTE_CACHE_LINE_SIZE);
+	arena->bytes = aligned_alloc(RTE_CACHE_LINE_SIZE, (size_t)count * arena->stride);
+	fail_unless(arena->bytes, "out of memory");
+}
+
+static uint8_t *frame_at(const struct arena *arena, uint32_t number)
+{
+	return arena->bytes + (size_t)number * arena->stride;
+}
+
+/* Whose record is next: in turn, a flooder's after every tenth or so. */
+static uint32_t peer_of(uint32_t number, bool flood)
+{
+	const uint32_t cycle = PEERS - 1 + FLOOD;
+
+	if (!flood)
+		return number % PEERS;
+	if (number * FLOOD % cycle < FLOOD)
+		return FLOODER;
+	number = number % cycle;
+	return 1 + (number - number * FLOOD / cycle - 1) % (PEERS - 1);
+}
+
+/* The sealed record's job; the tag is what tells it from others. */
+static struct aead_job put_record(uint8_t *frame, uint32_t from, enum wire_class class,
+				  uint32_t tag)
+{
+	struct wire_record header = {
+		.class = class,
+		.index = from,
+		.sequence = memory.sequences[from]++,
+	};
+	uint8_t *record = frame + MEMORY_HEADER, *message = record + WIRE_RECORD_HEADER;
+
+	memory_put_frame(frame, from);
+	wire_record_put(record, &header);
+	// nobody is told of a response that doesn't arrive
+	wire_message_put(message, (uint16_t)options.payload, WIRE_RESPONSE, WIRE_HOP_LIMIT, 0, tag,
+			 &memory.sessions->slot[(from + 1) % PEERS].id);
+	memset(message + WIRE_MESSAGE_HEADER, (int)tag, options.payload);
+	frame_finish(frame, MEMORY_HEADER, record_length());
+	return (struct aead_job){
+		.key = memory.up_keys[from], .record = record, .length = record_length()};
+}
+
+static enum wire_class class_of(uint32_t number, bool classes)
+{
+	// each peer sends all of them
+	return classes ? number / PEERS % 3 : WIRE_NORMAL;
+}
+
+static void seal_good(const struct phase *phase)
+{
+	struct aead_job jobs[64];
+	unsigned int n = 0;
+
+	for (uint32_t i = 0; i < good.count; i++) {
+		jobs[n++] = put_record(frame_at(&good, i), peer_of(i, phase->flood),
+				       class_of(i, phase->classes), i);
+		if (n == RTE_DIM(jobs) || i + 1 == good.count) {
+			memory.aead->seal(memory.aead_worker, jobs, n);
+			n = 0;
+		}
+	}
+}
+
+static void make_garbage(void)
+{
+	make_arena(&garbage, GARBAGE);
+	for (uint32_t i = 0; i < GARBAGE; i++) {
+		uint8_t *frame = frame_at(&garbage, i), *record = frame + MEMORY_HEADER;
+		struct wire_record header = {
+			.class = WIRE_CRITICAL,
+			.index = (uint32_t)memory_random() % PEERS,
+			.sequence = WIRE_SEQUENCE_MAX - i,
+		};
+
+		if (i % 3 == 1)
+			header.index = (uint32_t)memory_random() | PEERS;
+		memory_put_frame(frame, PEERS + i % 50);
+		for (uint16_t at = 0; at < record_length(); at++)
+			record[at] = (uint8_t)memory_random();
+		if (i % 3)
+			wire_record_put(record, &header);
+		frame_finish(frame, MEMORY_HEADER, record_length());
+	}
+}
+
+/* How long a critical record was on its way. */
+static void time_it(struct phase *phase, const uint8_t *frame, uint16_t length, uint32_t now)
+{
+	uint8_t record[2048];
+	struct aead_job job = {
+		.record = record,
+		.length = length - MEMORY_HEADER,
+	};
+	uint32_t number;
+
+	memcpy(record, frame + MEMORY_HEADER, job.length);
+	job.key = memory.sessions->slot[wire_get32(record + 4)].current->tx;
+	memory.aead->open(memory.aead_worker, &job, 1);
+	fail_unless(job.ok, "a record that arrived does not open");
+	number = wire_message_tag(record + WIRE_RECORD_HEADER);
+	fail_unless(number < good.count, "a message that arrived was never sent");
+	histogram_add(&phase->critical,
+		      (uint64_t)(now - sent_at[number]) * 1000000000 / rte_get_tsc_hz());
+}
+
+/* Takes what the worker has sent; returns how many records. */
+static unsigned int drain(struct phase *phase)
+{
+	const uint16_t message = (uint16_t)(WIRE_MESSAGE_HEADER + options.payload);
+	static uint32_t until_sample = SAMPLE;
+	struct rte_mbuf *buffers[64];
+	uint32_t now = (uint32_t)rte_get_tsc_cycles();
+	unsigned int n;
+
+	n = rte_ring_sc_dequeue_burst(memory.tx[0], (void **)buffers, RTE_DIM(buffers), NULL);
+	for (unsigned int i = 0; i < n; i++)
+		rte_prefetch0(rte_pktmbuf_mtod(buffers[i], char *) + MEMORY_HEADER);
+	for (unsigned int i = 0; i < n; i++) {
+		uint8_t *frame = rte_pktmbuf_mtod(buffers[i], uint8_t *);
+		uint16_t length = rte_pktmbuf_data_len(buffers[i]);
+		uint32_t to = wire_get32(frame + MEMORY_HEADER + 4);
+		enum wire_class class = frame[MEMORY_HEADER + 1] >> WIRE_CLASS_SHIFT;
+
+		phase->arrived[(to + PEERS - 1) % PEERS][class] +=
+			(length - MEMORY_HEADER - WIRE_RECORD_OVERHEAD) / message;
+		if (class == WIRE_CRITICAL && --until_sample == 0) {
+			until_sample = SAMPLE;
+			time_it(phase, frame, length, now);
+		}
+	}
+	if (n)
+		rte_mempool_put_bulk(memory.pool, (void **)buffers, n);
+	return n;
+}
+
+/* Puts up to a burst of frames into the ring, as far as it takes them; returns how many it did. */
+static unsigned int feed(const struct arena *arena, uint32_t first, unsigned int n)
+{
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	uint32_t now = (uint32_t)rte_get_tsc_cycles();
+	unsigned int taken;
+
+	// whose second cache lines nobody needs
+	if (rte_mempool_get_bulk(memory.pool, (void **)buffers, n))
+		return 0;
+	for (unsigned int i = 0; i < n; i++)
+		buffers[i]->data_off = RTE_PKTMBUF_HEADROOM;
+	for (unsigned int i = 0; i < n; i++) {
+		for (unsigned int line = 0; line < arena->stride; line += RTE_CACHE_LINE_SIZE)
+			rte_prefetch0(rte_pktmbuf_mtod(buffers[i], char *) + line);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		memcpy(rte_pktmbuf_mtod(buffers[i], void *), frame_at(arena, first + i),
+		       arena->length);
+		buffers[i]->data_len = arena->length;
+		buffers[i]->pkt_len = arena->length;
+		if (arena == &good)
+			sent_at[first + i] = now;
+	}
+	taken = rte_ring_sp_enqueue_burst(memory.rx[0], (void **)buffers, n, NULL);
+	if (taken < n)
+		rte_mempool_put_bulk(memory.pool, (void **)&buffers[taken], n - taken);
+	return taken;
+}
+
+static unsigned int due(double rate, uint64_t *begin, uint64_t now, uint64_t sent)
+{
+	double hz = (double)rte_get_tsc_hz();
+	double wanted = (double)(now - *begin) / hz * rate - (double)sent;
+
+	if (wanted > LAG) {
+		// the machine had something else to do
+		*begin += (uint64_t)((wanted - LAG) / rate * hz);
+		wanted = LAG;
+	}
+	return wanted < 1 ? 0 : (unsigned int)RTE_MIN(wanted, FORWARD_BURST);
+}
+
+static void offer(struct phase *phase)
+{
+	uint64_t begin = rte_get_tsc_cycles(), garbage_begin = begin, paced = begin, last;
+	uint64_t end = begin + rte_get_tsc_hz() / MS_PER_S * options.milliseconds;
+	uint64_t quiet = rte_get_tsc_hz() / MS_PER_S * QUIET_MS;
+	uint32_t next = 0, next_garbage = 0;
+
+	while (next < good.count && (last = rte_get_tsc_cycles()) < end) {
+		unsigned int n = FORWARD_BURST;
+
+		if (phase->rate > 0)
+			n = due(phase->rate, &paced, last, next);
+		else if (rte_ring_free_count(memory.rx[0]) < n)
+			n = 0;
+		n = RTE_MIN(n, good.count - next);
+		if (n) {
+			feed(&good, next, n);
+			for (unsigned int i = 0; i < n; i++)
+				phase->offered[class_of(next + i, phase->classes)]++;
+			next += n;
+		}
+		if (phase->garbage) {
+			n = due(GARBAGE_PER_S, &garbage_begin, last, phase->garbage_sent);
+			n = RTE_MIN(n, GARBAGE - next_garbage);
+			if (n)
+				feed(&garbage, next_garbage, n);
+			next_garbage = (next_garbage + n) % GARBAGE;
+			phase->garbage_sent += n;
+		}
+		drain(phase);
+		rcu_quiescent_state();
+	}
+	last = rte_get_tsc_cycles();
+	phase->seconds = (double)(last - begin) / (double)rte_get_tsc_hz();
+	while (rte_get_tsc_cycles() - last < quiet) {
+		if (drain(phase))
+			last = rte_get_tsc_cycles();
+		rcu_quiescent_state();
+	}
+}
+
+static struct counters count(void)
+{
+	struct counters counters = {0};
+
+	counters_add(&counters, &memory.workers[0].published);
+	return counters;
+}
+
+/* Runs a phase with what of it is set. */
+static void run(struct phase *phase)
+{
+	struct counters before = count();
+	const uint64_t *was = (const uint64_t *)&before;
+	uint64_t *is = (uint64_t *)&phase->counters;
+	uint32_t sequence = memory.workers[0].published.sequence;
+
+	seal_good(phase);
+	rates.shed = phase->shed;
+	memory_start(&memory);
+	// it takes a while to come up
+	while (__atomic_load_n(&memory.workers[0].published.sequence, __ATOMIC_RELAXED) == sequence)
+		rcu_quiescent_state();
+	offer(phase);
+	memory_stop(&memory);
+	phase->counters = count();
+	fail_unless(counters_balance(&phase->counters) &&
+			    counters_balance_classes(&phase->counters),
+		    "the ledgers don't balance");
+	for (size_t i = 0; i < sizeof(before) / sizeof(*was); i++)
+		is[i] -= was[i];
+}
+
+static uint64_t arrived(const struct phase *phase, enum wire_class class)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < PEERS; i++)
+		sum += phase->arrived[i][class];
+	return sum;
+}
+
+/* What all but the flooder got through, a second. */
+static double well_behaved(const struct phase *phase)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < PEERS; i++) {
+		if (i != FLOODER)
+			sum += phase->arrived[i][WIRE_NORMAL];
+	}
+	return (double)sum / phase->seconds;
+}
+
+static uint64_t shed(const struct phase *phase, enum wire_class class)
+{
+	uint64_t sum = 0;
+
+	for (int i = 0; i < DROP_RECORD_COUNT; i++)
+		sum += phase->counters.classes.records_dropped[class][i];
+	return sum;
+}
+
+/* Of all rounds. */
+static struct results {
+	uint64_t offered[WIRE_CLASSES], delivered[WIRE_CLASSES], shed[WIRE_CLASSES];
+	double capacity[ROUNDS_MAX], offered_per_s[ROUNDS_MAX], p99[ROUNDS_MAX],
+		p99_quiet[ROUNDS_MAX], share[ROUNDS_MAX], garbage[ROUNDS_MAX],
+		good_share[ROUNDS_MAX];
+} results;
+
+static void round_of_phases(int round, double capacity)
+{
+	static struct phase phase;
+	double before;
+
+	phase = (struct phase){.rate = capacity / 2, .classes = true, .shed = true};
+	run(&phase);
+	results.p99_quiet[round] = histogram_quantile(&phase.critical, 0.99) / 1000;
+
+	phase = (struct phase){.rate = capacity * 2, .classes = true, .shed = true};
+	run(&phase);
+	results.p99[round] = histogram_quantile(&phase.critical, 0.99) / 1000;
+	results.offered_per_s[round] = 0;
+	for (int class = WIRE_BULK; class <= WIRE_CRITICAL; class ++) {
+		results.offered[class] += phase.offered[class];
+		results.delivered[class] += arrived(&phase, class);
+		results.shed[class] += shed(&phase, class);
+		results.offered_per_s[round] += (double)phase.offered[class] / phase.seconds;
+	}
+
+	phase = (struct phase){.rate = capacity, .shed = true};
+	run(&phase);
+	before = well_behaved(&phase);
+	phase = (struct phase){
+		.rate = capacity * (PEERS - 1 + FLOOD) / PEERS, .flood = true, .shed = true};
+	run(&phase);
+	results.share[round] = well_behaved(&phase) / before;
+
+	phase = (struct phase){.rate = capacity, .shed = true};
+	run(&phase);
+	before = (double)arrived(&phase, WIRE_NORMAL) / phase.seconds;
+	phase = (struct phase){.rate = capacity, .garbage = true, .shed = true};
+	run(&phase);
+	results.good_share[round] = (double)arrived(&phase, WIRE_NORMAL) / phase.seconds / before;
+	results.garbage[round] = (double)phase.garbage_sent / phase.seconds;
+}
+
+static double measure_capacity(void)
+{
+	static struct phase phase;
+	double seconds;
+
+	phase = (struct phase){.rate = 0};
+	run(&phase);
+	seconds = phase.seconds;
+	return (double)arrived(&phase, WIRE_NORMAL) / seconds;
+}
+
+static json_t *classes(void)
+{
+	json_t *all = json_object();
+
+	for (int class = WIRE_CRITICAL; class >= WIRE_BULK; class --)
+		json_object_set_new(all, wire_class_name(class),
+				    json_pack("{sI sI sI}", "offered",
+					      (json_int_t)results.offered[class], "delivered",
+					      (json_int_t)results.delivered[class], "shed",
+					      (json_int_t)results.shed[class]));
+	return all;
+}
+
+static const char usage[] = "usage: overload [--payload BYTES] [--milliseconds N] [--rounds N]\n"
+			    "                [--aead NAME] [--json]\n";
+
+static uint32_t number(const char *text, const char *name, uint32_t low, uint32_t high)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (*text && !*end && value >= low && value <= high)
+		return (uint32_t)value;
+	fprintf(stderr, "overload: --%s takes a number from %u to %u\n", name, low, high);
+	exit(2);
+}
+
+static void parse(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{"payload", 1, NULL, 'b'},
+		{"milliseconds", 1, NULL, 't'},
+		{"rounds", 1, NULL, 'r'},
+		{"aead", 1, NULL, 'a'},
+		{"json", 0, NULL, 'j'},
+		{"help", 0, NULL, 'h'},
+		{0},
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		switch (c) {
+		case 'b':
+			options.payload =
+				number(optarg, "payload", 0, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
+			break;
+		case 't':
+			options.milliseconds = number(optarg, "milliseconds", 10, 1000);
+			break;
+		case 'r':
+			options.rounds = number(optarg, "rounds", 1, ROUNDS_MAX);
+			break;
+		case 'a':
+			options.aead = optarg;
+			break;
+		case 'j':
+			options.json = 1;
+			break;
+		default:
+			fputs(usage, c == 'h' ? stdout : stderr);
+			exit(c == 'h' ? 0 : 2);
+		}
+	}
+	if (optind < argc) {
+		fputs(usage, stderr);
+		exit(2);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct memory_config config = {
+		.name = "overload",
+		.workers = 1,
+		.sessions = PEERS,
+		.slots = PEERS,
+	};
+	const char *verdict = "ok";
+	double capacity, offered;
+	json_t *out;
+
+	parse(argc, argv);
+	config.aead = options.aead ? dataplane_aead(options.aead) : dataplane_aead_default();
+	if (!config.aead || config.aead == &aead_cryptodev) {
+		fputs("overload: an unknown cipher, or one that needs a device\n", stderr);
+		return 2;
+	}
+	memory_init(&memory, &config);
+	memory.sessions->rates = &rates;
+	make_garbage();
+
+	make_arena(&good, 1 << 20);
+	sent_at = memory_reserve(RATE_MAX / MS_PER_S * options.milliseconds, sizeof(*sent_at));
+	capacity = measure_capacity();
+	fail_unless(capacity * 2.5 < RATE_MAX, "faster than it knows how to measure");
+	// enough for the most that is sent
+	make_arena(&good, (uint32_t)(capacity * 2.5 / MS_PER_S * options.milliseconds));
+	for (uint32_t i = 0; i < options.rounds; i++) {
+		results.capacity[i] = measure_capacity();
+		round_of_phases((int)i, results.capacity[i]);
+	}
+
+	capacity = memory_median(results.capacity, (int)options.rounds);
+	offered = memory_median(results.offered_per_s, (int)options.rounds);
+	if (offered < 1.9 * capacity)
+		verdict = "the generator is too slow to say";
+	out = json_pack(
+		"{sf sf so sI sf sf sf sf sf si si ss ss}", "offered", offered, "capacity",
+		capacity, "classes", classes(), "critical_lost",
+		(json_int_t)(results.offered[WIRE_CRITICAL] - results.delivered[WIRE_CRITICAL]),
+		"critical_p99_us", memory_median(results.p99, (int)options.rounds),
+		"critical_p99_us_quiet", memory_median(results.p99_quiet, (int)options.rounds),
+		"well_behaved_share", memory_median(results.share, (int)options.rounds),
+		"garbage_per_s", memory_median(results.garbage, (int)options.rounds),
+		"garbage_good_share", memory_median(results.good_share, (int)options.rounds),
+		"payload", options.payload, "rounds", options.rounds, "aead", config.aead->name,
+		"verdict", verdict);
+	fail_unless(out, "out of memory");
+	json_dumpf(out, stdout, JSON_REAL_PRECISION(6) | (options.json ? 0 : JSON_INDENT(2)));
+	putchar('\n');
+	json_decref(out);
+	return strcmp(verdict, "ok") != 0;
+}
