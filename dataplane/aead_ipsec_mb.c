@@ -7,6 +7,7 @@
 
 enum { LINE = 64, AHEAD = 6, POWERS = 8 };
 
+#if IMB_VERSION_NUM < IMB_VERSION(2, 0, 0)
 /*
  * 16 cache lines. The library's struct of 1,008 bytes asks for 64-byte alignment, but its code
  * loads no more than 16 bytes at once from an address that it takes for aligned; 16 bytes in, the
@@ -19,6 +20,23 @@ struct key {
 } __attribute__((aligned(LINE)));
 
 _Static_assert(sizeof(struct key) == 16 * LINE, "a key's parts lie in whole cache lines");
+
+enum { KEY_LINES = 4, POWERS_LAST = 15 };
+#else
+/*
+ * Version 2 keeps each of 32 powers twice, and is given the alignment that it asks for: the
+ * cipher's IV, four lines with the round keys, and 16 with the powers, the highest of either kind
+ * first.
+ */
+struct key {
+	struct aead_key base;
+	uint8_t expanded[sizeof(struct gcm_key_data)] __attribute__((aligned(LINE)));
+};
+
+_Static_assert(sizeof(struct key) == 21 * LINE, "a key's parts are where they are fetched");
+
+enum { KEY_LINES = 5, POWERS_LAST = 20, POWERS_TWICE = 8 };
+#endif
 
 static IMB_MGR *manager_new(int node)
 {
@@ -131,10 +149,14 @@ static inline void __attribute__((always_inline)) prefetch(const struct aead_job
 	const char *key = (const char *)job->key;
 	int lines = (job->length - WIRE_RECORD_OVERHEAD + LINE - 1) / LINE;
 
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < KEY_LINES; i++)
 		__builtin_prefetch(key + i * LINE);
-	for (int i = 0; i < POWERS && i < lines; i++)
-		__builtin_prefetch(key + (15 - i) * LINE);
+	for (int i = 0; i < POWERS && i < lines; i++) {
+		__builtin_prefetch(key + (POWERS_LAST - i) * LINE);
+#if IMB_VERSION_NUM >= IMB_VERSION(2, 0, 0)
+		__builtin_prefetch(key + (POWERS_LAST - POWERS_TWICE - i) * LINE);
+#endif
+	}
 }
 
 /* A few records ahead, so that fetching goes on while others are computed. */
