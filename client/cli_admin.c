@@ -352,6 +352,34 @@ static void garbage_print(const json_t *garbage)
 		       number(source, "for_s"));
 }
 
+/* What of each class became of it. */
+static void classes_print(json_t *answer)
+{
+	static const char *const titles[] = {"CLASS",    "RECORDS OPENED", "DROPPED",
+					     "MESSAGES", "DELIVERED",      "DROPPED"};
+	struct table table = {.columns = sizeof(titles) / sizeof(titles[0])};
+	const char *name;
+	json_t *class;
+
+	for (unsigned int i = 0; i < table.columns; i++)
+		table_add_text(&table, titles[i]);
+	json_object_foreach (json_object_get(answer, "classes"), name, class) {
+		json_t *records = json_object_get(class, "records");
+		json_t *messages = json_object_get(class, "messages");
+
+		table_add_text(&table, name);
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(records, "opened"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT,
+			   sum(json_object_get(records, "dropped")));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, side_sum(messages, ledgers[1].in));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(messages, "delivered"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT,
+			   sum(json_object_get(messages, "dropped")));
+	}
+	table_print(&table);
+	putchar('\n');
+}
+
 static void drops_print(json_t *answer)
 {
 	json_t *count;
@@ -359,12 +387,56 @@ static void drops_print(json_t *answer)
 
 	for (int i = 0; i < LEDGERS; i++)
 		ledger_print(&ledgers[i], json_object_get(answer, ledgers[i].name));
+	classes_print(answer);
 	printf("before us, in the kernel\n");
 	json_object_foreach (json_object_get(answer, "kernel"), key, count)
 		line(" ", key, json_integer_value(count));
 	garbage_print(json_object_get(answer, "garbage"));
 	printf("not for the data port\n");
 	line(" ", "foreign", number(answer, "foreign"));
+}
+
+/* Whether all ledgers of the sum or of a worker balance; says of which that isn't so. */
+static bool all_balance(json_t *whole, const char *of, bool say)
+{
+	json_t *classes = json_object_get(whole, "classes"), *class;
+	const char *name;
+	bool good = true;
+
+	for (int i = 0; i < LEDGERS; i++) {
+		bool balances =
+			ledger_balances(&ledgers[i], json_object_get(whole, ledgers[i].name));
+
+		if (say)
+			printf("%-10s %-9s %-9s %s\n", of, "", ledgers[i].name,
+			       balances ? "balances" : "DOES NOT BALANCE");
+		good = good && balances;
+		json_object_foreach (classes, name, class) {
+			balances = ledger_balances(&ledgers[i],
+						   json_object_get(class, ledgers[i].name));
+			if (say)
+				printf("%-10s %-9s %-9s %s\n", of, name, ledgers[i].name,
+				       balances ? "balances" : "DOES NOT BALANCE");
+			good = good && balances;
+		}
+	}
+	return good;
+}
+
+/* The verdict on the sum, each worker, and each class of them. */
+static bool drops_check(json_t *answer, bool say)
+{
+	bool good = all_balance(answer, "all", say);
+	json_t *worker;
+	size_t i;
+
+	json_array_foreach (json_object_get(answer, "workers"), i, worker) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "worker %zu", i);
+		good = all_balance(worker, name, say) && good;
+	}
+	return good;
 }
 
 /* Adds the verdict to the answer; returns whether it is good. */
@@ -381,7 +453,7 @@ static bool drops_judge(json_t *answer)
 		json_object_set_new(balanced, ledgers[i].name, json_boolean(balances));
 	}
 	json_object_set_new(answer, "balanced", balanced);
-	return good;
+	return drops_check(answer, false) && good;
 }
 
 /* ---- The commands ---- */
@@ -433,19 +505,35 @@ static int routes_run(int argc, char **argv)
 
 static int drops_run(int argc, char **argv)
 {
-	int code = CLI_OK;
-	json_t *answer = admin_answer(&command_drops, argc, argv, &code);
-	bool good;
+	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
+						{"check", no_argument, NULL, 'k'},
+						CLI_OPTIONS};
+	const char *path = NULL;
+	bool check = false, good;
+	int code = CLI_OK, option;
+	json_t *answer;
 
+	while ((option = cli_option(&command_drops, argc, argv, "h", options)) != -1) {
+		if (option == 'k')
+			check = true;
+		else
+			path = optarg;
+	}
+	if (optind != argc)
+		cli_misused(&command_drops, "it takes no arguments");
+	answer = cli_admin_ask(path, json_pack("{ss}", "cmd", "drops"), &code);
 	if (!answer)
 		return code;
 	good = drops_judge(answer);
 	if (cli_json) {
 		cli_print(answer);
-	} else {
-		drops_print(answer);
-		json_decref(answer);
+		return good ? CLI_OK : CLI_UNBALANCED;
 	}
+	if (check)
+		drops_check(answer, true);
+	else
+		drops_print(answer);
+	json_decref(answer);
 	return good ? CLI_OK : CLI_UNBALANCED;
 }
 
@@ -478,12 +566,15 @@ const struct command command_routes = {
 
 const struct command command_drops = {
 	.name = "drops",
-	.arguments = ADMIN_ARGUMENTS,
+	.arguments = "[--check] " ADMIN_ARGUMENTS,
 	.summary = "what became of every record and message: the two ledgers",
 	.help = "All records that were received must have been opened or dropped for a named\n"
 		"reason; all messages opened, made by the relay or copied must have been\n"
-		"delivered, consumed by the relay or dropped for a named reason. Exits with 4 if\n"
-		"a ledger doesn't balance.\n\n" ADMIN_OPTIONS
+		"delivered, consumed by the relay or dropped for a named reason. So it is for "
+		"all,\n"
+		"for each class, each worker, and each class of a worker. Exits with 4 if a\n"
+		"ledger doesn't balance.\n\n"
+		"  --check        only say of each ledger whether it balances\n" ADMIN_OPTIONS
 		"\nExample:\n  viaduct drops >/dev/null || echo 'something got lost unseen'\n",
 	.run = drops_run,
 };

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <urcu/list.h>
 
+#include "ledger.h"
 #include "log.h"
 #include "revoke.h"
 
@@ -247,7 +248,7 @@ static json_t *garbage(const struct admin_subject *subject)
 
 static json_t *drops(const struct admin_subject *subject)
 {
-	json_t *records = json_object(), *messages = json_object();
+	json_t *answer = json_pack("{sb}", "ok", 1), *workers = json_array(), *sum;
 	struct dataplane_kernel_drops kernel;
 	struct counters total;
 
@@ -257,27 +258,20 @@ static json_t *drops(const struct admin_subject *subject)
 
 		dataplane_worker(subject->dataplane, (unsigned int)i, &worker);
 		add_up(&total, &worker.counters);
+		json_array_append_new(workers, ledger_describe(&worker.counters));
 	}
-	for (int i = 0; i < DROP_RECORD_COUNT; i++)
-		json_object_set_new(records, drop_record_name((enum drop_record)i),
-				    json_integer((json_int_t)total.records_dropped[i]));
-	for (int i = 0; i < DROP_MESSAGE_COUNT; i++)
-		json_object_set_new(messages, drop_message_name((enum drop_message)i),
-				    json_integer((json_int_t)total.messages_dropped[i]));
+	sum = ledger_describe(&total);
+	json_object_update(answer, sum);
+	json_decref(sum);
+	json_object_set_new(answer, "workers", workers);
 	dataplane_kernel_drops(subject->dataplane, &kernel);
-	return json_pack("{sb s{sI sI so} s{sI sI sI sI sI so} s{sI sI sI} so sI}", "ok", 1, //
-			 "records", "received", (json_int_t)total.records_received, "opened",
-			 (json_int_t)total.records_opened, "dropped", records, //
-			 "messages", "opened", (json_int_t)total.messages_opened, "made",
-			 (json_int_t)total.messages_made, "copies",
-			 (json_int_t)total.messages_copies, "delivered",
-			 (json_int_t)total.messages_delivered, "consumed",
-			 (json_int_t)total.messages_consumed, "dropped", messages, //
-			 "kernel", "rx_dropped", (json_int_t)kernel.rx_dropped, "rx_ring_full",
-			 (json_int_t)kernel.rx_ring_full, "rx_fill_empty",
-			 (json_int_t)kernel.rx_fill_empty, //
-			 "garbage", garbage(subject),      //
-			 "foreign", (json_int_t)total.foreign);
+	json_object_set_new(answer, "kernel",
+			    json_pack("{sI sI sI}", "rx_dropped", (json_int_t)kernel.rx_dropped,
+				      "rx_ring_full", (json_int_t)kernel.rx_ring_full,
+				      "rx_fill_empty", (json_int_t)kernel.rx_fill_empty));
+	json_object_set_new(answer, "garbage", garbage(subject));
+	json_object_set_new(answer, "foreign", json_integer((json_int_t)total.foreign));
+	return answer;
 }
 
 char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, const char *line,

@@ -13,7 +13,7 @@ uint16_t clusters_number(const struct clusters *clusters, const char *name)
 	return 0;
 }
 
-static uint16_t give_number(struct clusters *clusters, const char *name)
+uint16_t clusters_add(struct clusters *clusters, const char *name)
 {
 	uint16_t number = clusters_number(clusters, name);
 
@@ -46,7 +46,7 @@ int clusters_compile(struct clusters *clusters, const struct config_policy *conf
 	// whom no rule is about may send to all
 	memset(policy, 0xff, sizeof(*policy));
 	for (uint32_t i = 0; i < config->rules_count; i++) {
-		uint16_t from = give_number(clusters, config->rules[i].from);
+		uint16_t from = clusters_add(clusters, config->rules[i].from);
 
 		if (!from)
 			goto full;
@@ -57,7 +57,7 @@ int clusters_compile(struct clusters *clusters, const struct config_policy *conf
 		const struct config_rule *rule = &config->rules[i];
 
 		for (uint32_t j = 0; j < rule->to_count; j++) {
-			uint16_t to = give_number(clusters, rule->to[j]);
+			uint16_t to = clusters_add(clusters, rule->to[j]);
 
 			if (!to)
 				goto full;

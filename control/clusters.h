@@ -16,6 +16,9 @@ struct clusters {
 /* The number of a cluster; 0: the policy doesn't name it. */
 uint16_t clusters_number(const struct clusters *clusters, const char *name);
 
+/* The same, and gives it one if need be; 0: there are too many. */
+uint16_t clusters_add(struct clusters *clusters, const char *name);
+
 /*
  * Makes a policy, NULL if no rule says anything (or for want of memory, see the return value), and
  * gives numbers to the clusters it names. Returns 0, -ENOMEM, or -ENOSPC: too many names.

@@ -104,15 +104,51 @@ static const cyaml_schema_field_t session_fields[] = {
 	CYAML_FIELD_END,
 };
 
+#define RATE_FIELDS(type, prefix)                                                                  \
+	CYAML_FIELD_INT("messages_per_second", CYAML_FLAG_OPTIONAL, type,                          \
+			prefix messages_per_second),                                               \
+		CYAML_FIELD_INT("bytes_per_second", CYAML_FLAG_OPTIONAL, type,                     \
+				prefix bytes_per_second),                                          \
+		CYAML_FIELD_INT("burst", CYAML_FLAG_OPTIONAL, type, prefix burst)
+
+static const cyaml_schema_field_t rate_fields[] = {
+	RATE_FIELDS(struct config_rate, ),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_field_t cluster_rate_fields[] = {
+	TEXT(cluster_rate, name, DEFAULT),
+	RATE_FIELDS(struct config_cluster_rate, rate.),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t level_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_rate, rate_fields)};
+static const cyaml_schema_value_t cluster_rate_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_cluster_rate, cluster_rate_fields)};
+
 static const cyaml_schema_field_t limits_fields[] = {
-	NUMBER(limits, tls_timeout),       NUMBER(limits, hello_timeout),
-	NUMBER(limits, close_timeout),     NUMBER(limits, hello_size),
-	NUMBER(limits, handshakes),        NUMBER(limits, handshakes_per_second),
-	NUMBER(limits, source_handshakes), NUMBER(limits, source_handshakes_per_second),
-	NUMBER(limits, member_handshakes), NUMBER(limits, member_handshakes_per_second),
-	NUMBER(limits, busy_per_second),   NUMBER(limits, waiting),
-	NUMBER(limits, waiting_timeout),   NUMBER(limits, takeovers_per_minute),
-	NUMBER(limits, watchers),          CYAML_FIELD_END,
+	NUMBER(limits, tls_timeout),
+	NUMBER(limits, hello_timeout),
+	NUMBER(limits, close_timeout),
+	NUMBER(limits, hello_size),
+	NUMBER(limits, handshakes),
+	NUMBER(limits, handshakes_per_second),
+	NUMBER(limits, source_handshakes),
+	NUMBER(limits, source_handshakes_per_second),
+	NUMBER(limits, member_handshakes),
+	NUMBER(limits, member_handshakes_per_second),
+	NUMBER(limits, busy_per_second),
+	NUMBER(limits, waiting),
+	NUMBER(limits, waiting_timeout),
+	NUMBER(limits, takeovers_per_minute),
+	NUMBER(limits, watchers),
+	CHOICE(limits, shed, answers),
+	NUMBER(limits, control_share),
+	CYAML_FIELD_MAPPING("peer", CYAML_FLAG_OPTIONAL, struct config_limits, peer, rate_fields),
+	LIST(limits, levels, &level_value, CONFIG_LEVELS_MAX),
+	LIST(limits, clusters, &cluster_rate_value, CONFIG_CLUSTERS_MAX),
+	CYAML_FIELD_END,
 };
 
 static const cyaml_schema_field_t trust_fields[] = {
@@ -178,7 +214,7 @@ static const cyaml_schema_value_t config_schema = {
 /* What the schema can't say of numbers: their range, and what they are where they are left out. */
 static const struct limit {
 	const char *path;
-	size_t offset; // 0: a list's entries, which have no default
+	size_t offset; // 0: of a section inside one, or a list's; 0 where it is left out
 	int min;
 	int max;
 	int otherwise;
@@ -223,6 +259,17 @@ static const struct limit {
 	LIMIT(trust, bad_records_per_second, 0, 1000000000, 1000),
 	LIMIT(trust, block_seconds, 1, 3600, 10),
 	LIMIT(trust, block_seconds_max, 1, 86400, 600),
+	LIMIT(limits, shed, 0, 1, 1),
+	LIMIT(limits, control_share, 1, 50, 10),
+	{"limits.peer.messages_per_second", 0, 0, INT32_MAX, 0},
+	{"limits.peer.bytes_per_second", 0, 0, INT32_MAX, 0},
+	{"limits.peer.burst", 0, 1, 60000, 0},
+	{"limits.levels.messages_per_second", 0, 0, INT32_MAX, 0},
+	{"limits.levels.bytes_per_second", 0, 0, INT32_MAX, 0},
+	{"limits.levels.burst", 0, 1, 60000, 0},
+	{"limits.clusters.messages_per_second", 0, 0, INT32_MAX, 0},
+	{"limits.clusters.bytes_per_second", 0, 0, INT32_MAX, 0},
+	{"limits.clusters.burst", 0, 1, 60000, 0},
 	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };

@@ -21,8 +21,10 @@ enum {
 	CONFIG_WORKERS_MAX = 8,
 	CONFIG_CLUSTER_MAX = 64, // bytes of a name in the policy, with the NUL
 	CONFIG_RULES_MAX = 64,
-	CONFIG_RULE_MAX = 32, // clusters in one rule
-	CONFIG_PINS_MAX = 64, // more are for a file
+	CONFIG_RULE_MAX = 32,     // clusters in one rule
+	CONFIG_CLUSTERS_MAX = 64, // with rates of their own
+	CONFIG_LEVELS_MAX = 3,    // of trust, beside the best
+	CONFIG_PINS_MAX = 64,     // more are for a file
 	CONFIG_DEVICE_MAX = 64,
 	CONFIG_GROUPS_MAX = 65536,
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
@@ -105,6 +107,19 @@ struct config {
 		int waiting_timeout; // s
 		int takeovers_per_minute;
 		int watchers;
+		int shed;          // under overload
+		int control_share; // percent of a worker, for class control
+		struct config_rate {
+			int messages_per_second;   // 0: no limit
+			int bytes_per_second;      // 0: no limit
+			int burst;                 // ms worth of them; 0: the default
+		} peer, levels[CONFIG_LEVELS_MAX]; // the latter from level 1 on
+		uint32_t levels_count;
+		struct config_cluster_rate {
+			char name[CONFIG_CLUSTER_MAX];
+			struct config_rate rate;
+		} clusters[CONFIG_CLUSTERS_MAX];
+		uint32_t clusters_count;
 	} limits;
 	struct config_trust {
 		char crl[CONFIG_PATH_MAX];                    // "": none

@@ -18,6 +18,7 @@
 #include "config.h"
 #include "dataplane.h"
 #include "dispatch.h"
+#include "fairness.h"
 #include "join.h"
 #include "keep.h"
 #include "known.h"
@@ -273,19 +274,24 @@ static int members_start(struct viaductd *v)
 	};
 	uint8_t secret[MEMBER_SECRET];
 	struct policy *policy;
+	struct rates *rates = NULL;
 	int result;
 
 	if (RAND_bytes(secret, sizeof(secret)) != 1)
 		return -EIO;
 	result = clusters_compile(&v->clusters, &config->policy, &policy);
-	if (result)
-		return result;
-	result = members_init(&v->members, &member, secret);
-	if (result)
+	if (!result)
+		result = fairness_compile(&v->clusters, &config->limits, &rates);
+	if (!result)
+		result = members_init(&v->members, &member, secret);
+	if (result) {
 		free(policy);
-	else
-		clusters_publish(&v->members.sessions->policy, policy);
-	return result;
+		free(rates);
+		return result;
+	}
+	clusters_publish(&v->members.sessions->policy, policy);
+	fairness_publish(&v->members.sessions->rates, rates);
+	return 0;
 }
 
 static void members_stop(struct viaductd *v)

@@ -10,6 +10,7 @@
 
 #include "address.h"
 #include "dataplane.h"
+#include "fairness.h"
 #include "log.h"
 
 /* What workers see of a session, and what dies with it when they no longer can. */
@@ -931,6 +932,7 @@ void members_fini(struct members *members)
 			session_free(members, member->last);
 	}
 	clusters_publish(&members->sessions->policy, NULL);
+	fairness_publish(&members->sessions->rates, NULL);
 	groups_fini(&members->groups);
 	route_table_fini(&members->routes);
 	roster_fini(&members->roster);

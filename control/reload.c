@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "fairness.h"
 #include "log.h"
 #include "revoke.h"
 
@@ -13,6 +14,7 @@ struct candidate {
 	struct tls tls;
 	struct trust trust;
 	struct policy *policy;
+	struct rates *rates;
 };
 
 struct differences {
@@ -51,6 +53,7 @@ static void forget(struct candidate *next)
 	tls_fini(&next->tls);
 	trust_fini(&next->trust);
 	free(next->policy);
+	free(next->rates);
 }
 
 /* Reads all files. Returns 0, or a negative errno with one sentence in `error`. */
@@ -86,9 +89,11 @@ static int prepare(const struct reload *reload, struct candidate *next,
 	// numbers that nobody uses do no harm, if there is another failure
 	result = clusters_compile(reload->clusters, &next->config.policy, &next->policy);
 	if (!result)
+		result = fairness_compile(reload->clusters, &next->config.limits, &next->rates);
+	if (!result)
 		result = members_number(reload->members);
 	if (result) {
-		snprintf(error, CONFIG_ERROR_MAX, "policy: %s",
+		snprintf(error, CONFIG_ERROR_MAX, "policy and limits: %s",
 			 result == -ENOSPC ? "too many clusters; at most 255, those of earlier "
 					     "configurations included"
 					   : "out of memory");
@@ -116,6 +121,7 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 	reputation_configure(reload->reputation, &config->trust);
 	blocklist_configure(reload->blocklist, &config->trust, reload->members->sessions);
 	clusters_publish(&reload->members->sessions->policy, next->policy);
+	fairness_publish(&reload->members->sessions->rates, next->rates);
 	revoke_enforce(reload->trust, reload->members, now_ms);
 }
 

@@ -694,7 +694,7 @@ charge(struct forward *forward, const struct forward_record *record, unsigned in
 			 &forward->clusters[session->cluster], messages, bytes, forward->now_ms))
 		return true;
 	// what the others of its cluster do is not the peer's fault
-	rates_return(&lane->credit, messages, bytes);
+	rates_return(&rates->levels[session->level], &lane->credit, messages, bytes);
 	return false;
 }
 

@@ -17,7 +17,7 @@
 
 enum { RATES_LEVELS = 4 }; // of trust
 
-/* 0 a second: no limit. A burst is at least what the largest record needs. */
+/* 0 a second: no limit. */
 struct rate {
 	uint64_t messages_per_s;
 	uint64_t bytes_per_s;
@@ -56,10 +56,7 @@ bool rates_charge(const struct rate *rate, struct rates_account *account,
 		  struct rates_credit *credit, uint32_t messages, uint32_t bytes, uint64_t now_ms);
 
 /* Gives back what rates_charge() has just taken. */
-static inline void rates_return(struct rates_credit *credit, uint32_t messages, uint32_t bytes)
-{
-	credit->messages += messages;
-	credit->bytes += bytes;
-}
+void rates_return(const struct rate *rate, struct rates_credit *credit, uint32_t messages,
+		  uint32_t bytes);
 
 #endif

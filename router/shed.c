@@ -15,7 +15,7 @@ void shed_init(struct shed *shed)
 {
 	for (unsigned int i = 0; i < SHED_BACKLOG; i++)
 		shed->entries[i].next = (uint16_t)(i + 1);
-	shed->share = SHED_NO_SHARE;
+	shed->share = SHED_FIRST_SHARE;
 }
 
 /* The most that each sender may have so that all together have what was handled. */
@@ -48,7 +48,7 @@ static uint32_t fair_share(const struct shed *shed)
 
 static void begin_window(struct shed *shed, uint64_t now_ms)
 {
-	uint32_t share = SHED_NO_SHARE;
+	uint32_t share = SHED_FIRST_SHARE;
 
 	// after a pause the counts say nothing
 	if (now_ms - shed->window_ms < 2 * SHED_WINDOW_MS) {

@@ -28,7 +28,8 @@ enum {
 	SHED_BACKLOG = 1024, // records
 	SHED_SENDERS = 4096, // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
-	SHED_NO_SHARE = 1 << 16, // no sender is cut
+	SHED_NO_SHARE = 1 << 16,             // no sender is cut
+	SHED_FIRST_SHARE = SHED_BACKLOG / 4, // as long as nothing is known
 };
 
 enum shed_rank {

@@ -49,6 +49,10 @@ static void test_defaults(void **state)
 	assert_int_equal(config->limits.hello_timeout, 5);
 	assert_int_equal(config->limits.handshakes, 256);
 	assert_int_equal(config->limits.takeovers_per_minute, 6);
+	assert_int_equal(config->limits.shed, 1);
+	assert_int_equal(config->limits.control_share, 10);
+	assert_int_equal(config->limits.peer.messages_per_second, 0);
+	assert_int_equal(config->limits.levels_count, 0);
 	assert_int_equal(config->log.level, LOG_INFO);
 	free(config);
 }
@@ -169,7 +173,8 @@ static const struct {
 	 "hello_size, "
 	 "handshakes, handshakes_per_second, source_handshakes, source_handshakes_per_second, "
 	 "member_handshakes, member_handshakes_per_second, busy_per_second, waiting, "
-	 "waiting_timeout, takeovers_per_minute, watchers"},
+	 "waiting_timeout, takeovers_per_minute, watchers, shed, control_share, peer, "
+	 "levels, clusters"},
 	{TLS "data: {interface: eth0}\n---\na: b\n", "4:1: a second document"},
 	{TLS "data: [\n", "3:1: this is not YAML: did not find expected node content"},
 	{TLS "data: {interface: *none}\n", "2:19: this is not YAML: found undefined alias"},

@@ -51,6 +51,18 @@ static void test_bytes(void **state)
 	assert_false(rates_charge(&rate, &account, &credit, 1, 1, 4));
 }
 
+/* A record larger than a burst passes when the bucket is full. */
+static void test_larger_than_a_burst(void **state)
+{
+	const struct rate rate = {.messages_per_s = 10, .messages_burst = 5};
+	struct rates_account account = {0};
+	struct rates_credit credit = {0};
+
+	assert_true(rates_charge(&rate, &account, &credit, 59, 1500, 1));
+	assert_false(rates_charge(&rate, &account, &credit, 59, 1500, 400));
+	assert_true(rates_charge(&rate, &account, &credit, 59, 1500, 600));
+}
+
 /* What fails costs nothing. */
 static void test_both(void **state)
 {
@@ -245,6 +257,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_burst_and_rate),
 		cmocka_unit_test(test_bytes),
+		cmocka_unit_test(test_larger_than_a_burst),
 		cmocka_unit_test(test_both),
 		cmocka_unit_test(test_workers_share),
 		cmocka_unit_test(test_rate_changes),
