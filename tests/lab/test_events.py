@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -96,6 +97,54 @@ def test_command(relay, make_peer, neighbours):
         [["joined", alice.identity.name], ["left", alice.identity.name]],
         [["left", alice.identity.name], ["joined", alice.identity.name]])
     assert process.returncode == 0
+
+
+def subscribe(relay):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(10)
+    sock.connect(relay.admin_socket)
+    sock.sendall(b'{"cmd":"events"}\n')
+    file = sock.makefile()
+    assert json.loads(file.readline()) == {"ok": True}
+    return file
+
+
+def test_who_reads_too_slowly(relay, make_peer, neighbours):
+    """Is told how much it has missed, when it has read what was kept for it; others get all."""
+    slow, good = subscribe(relay), subscribe(relay)
+    over = threading.Event()
+
+    def come_and_go(peer):
+        while not over.is_set():
+            peer.connect().leave()
+    threads = [threading.Thread(target=come_and_go, args=(make_peer(f"restless{number}"),))
+               for number in range(3)]
+    for thread in threads:
+        thread.start()
+    seen = 0
+    try:
+        while seen < 2000:
+            assert json.loads(good.readline())["event"] in ("joined", "left")
+            seen += 1
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+    def until(file, wanted):
+        """How many events there are before the one that is wanted, which is returned as well."""
+        for total, line in enumerate(file):
+            event = json.loads(line)
+            if wanted(event):
+                return total, event
+        return None
+    got, missed = until(slow, lambda event: event["event"] == "missed")
+    assert missed["count"] > 100
+    last = make_peer("last").connect()
+    more, event = until(slow, lambda event: event["id"] == last.identity.text)
+    rest, event = until(good, lambda event: event["id"] == last.identity.text)
+    assert got + missed["count"] + more == seen + rest
+    assert relay.admin("status")["ok"]
 
 
 def test_who_goes_without_reading(relay, join, neighbours):
