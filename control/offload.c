@@ -13,7 +13,7 @@
 
 #include "log.h"
 
-static bool pauses;
+static bool pauses, engine_loaded;
 
 /* By its name, or by the path of its file. */
 static ENGINE *find_engine(const char *name)
@@ -39,6 +39,7 @@ static bool load_engine(const char *name)
 		engine && ENGINE_init(engine) && ENGINE_set_default(engine, ENGINE_METHOD_ALL);
 
 	ENGINE_free(engine);
+	engine_loaded |= loaded;
 	return loaded;
 }
 
@@ -91,4 +92,9 @@ int offload_load(const struct config_crypto *config, char *error)
 bool offload_pauses(void)
 {
 	return pauses;
+}
+
+bool offload_is_engine(void)
+{
+	return engine_loaded;
 }

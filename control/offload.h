@@ -16,4 +16,7 @@ int offload_load(const struct config_crypto *config, char *error);
 /* Whether handshakes may be paused by what was loaded. */
 bool offload_pauses(void);
 
+/* Whether an engine was loaded. */
+bool offload_is_engine(void);
+
 #endif

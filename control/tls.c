@@ -281,6 +281,9 @@ int tls_init(struct tls *tls, const struct config *config, char *error)
 	SSL_CTX_set_num_tickets(context, 1);
 	SSL_CTX_set_session_ticket_cb(context, seal_ticket, open_ticket, tls);
 	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
+	// OpenSSL 3.5's hybrid key exchanges ask an engine's X25519 for what engines don't know
+	if (offload_is_engine())
+		SSL_CTX_set1_groups_list(context, "X25519:P-256:P-384");
 	if (offload_pauses())
 		SSL_CTX_set_mode(context, SSL_MODE_ASYNC);
 	result = read_files(tls, config, error);
