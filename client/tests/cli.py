@@ -185,7 +185,7 @@ class Help(unittest.TestCase):
     def test_every_command_has_help(self):
         commands = [line.split()[0] for line in viaduct("--help").splitlines()
                     if line.startswith("  ") and line.split()[0].isalpha()]
-        self.assertEqual(len(commands), 14)
+        self.assertGreaterEqual(len(commands), 14)
         for command in commands:
             self.assertIn(f"Usage: viaduct {command} ", viaduct(command, "--help"))
         self.assertRegex(viaduct("--version"), r"^viaduct \d+\.\d+\.\d+\n$")

@@ -194,7 +194,7 @@ static void plaintext_is_whole_messages(void **state)
 	text[1] = 200;                                                  // a length that lies
 	assert_false(receive_check(text, 2 * WIRE_MESSAGE_HEADER + 8));
 	text[1] = 8;
-	text[3] |= 4; // a reserved flag
+	text[3] |= 8; // a reserved flag
 	assert_false(receive_check(text, 2 * WIRE_MESSAGE_HEADER + 8));
 	text[3] = 0x80 | WIRE_FLAG_VIA; // there is no room for a via
 	text[1] = 200;
