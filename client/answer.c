@@ -245,6 +245,22 @@ int answer_parse_watch(uint64_t *sequence, const void *text, size_t length)
 	return ret;
 }
 
+int answer_parse_done(struct refusal *refusal, const void *text, size_t length)
+{
+	json_t *root = object_load(text, length);
+	int ret = root_ok(root);
+
+	memset(refusal, 0, sizeof(*refusal));
+	if (ret == -ECONNREFUSED) {
+		copy_printable(refusal->code, sizeof(refusal->code), get_string(root, "error"));
+		copy_printable(refusal->detail, sizeof(refusal->detail),
+			       get_string(root, "detail"));
+		ret = -EACCES;
+	}
+	json_decref(root);
+	return ret;
+}
+
 int answer_parse_list(struct list *list, const void *text, size_t length)
 {
 	json_t *root = object_load(text, length), *peers = json_object_get(root, "peers"), *peer;

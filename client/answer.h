@@ -90,6 +90,9 @@ int answer_parse_ok(const void *text, size_t length);
 /* The same for the answer to `watch`, with the number of the last event. */
 int answer_parse_watch(uint64_t *sequence, const void *text, size_t length);
 
+/* The same, but with -EACCES fills `refusal` if the relay says that it isn't ok. */
+int answer_parse_done(struct refusal *refusal, const void *text, size_t length);
+
 /*
  * Reads the answer to `resolve` or `peers`. Free with list_free(). Returns as answer_parse_ok(), or
  * -ENOMEM.

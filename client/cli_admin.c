@@ -1,4 +1,4 @@
-/* viaduct status, peers, routes, drops: questions to viaductd's admin socket. */
+/* viaduct status, peers, routes, topics, drops: questions to viaductd's admin socket. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -280,6 +280,27 @@ static void routes_print(json_t *answer)
 	table_print(&table);
 }
 
+static void topics_print(json_t *answer)
+{
+	struct table table = {.columns = 5};
+	json_t *topic;
+	size_t i;
+
+	table_add_text(&table, "TOPIC");
+	table_add_text(&table, "MEMBERS");
+	table_add_text(&table, "PUBLISHED");
+	table_add_text(&table, "COPIES");
+	table_add_text(&table, "REFUSED");
+	json_array_foreach (json_object_get(answer, "topics"), i, topic) {
+		table_add_text(&table, string(topic, "name"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(topic, "members"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(topic, "published"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(topic, "copies"));
+		table_addf(&table, "%" JSON_INTEGER_FORMAT, number(topic, "refused"));
+	}
+	table_print(&table);
+}
+
 /* ---- Ledgers ---- */
 
 /* One ledger: what came in on one side, what became of it on the other, both with their sums. */
@@ -503,6 +524,11 @@ static int routes_run(int argc, char **argv)
 	return admin_run(&command_routes, argc, argv, routes_print);
 }
 
+static int topics_run(int argc, char **argv)
+{
+	return admin_run(&command_topics, argc, argv, topics_print);
+}
+
 static int drops_run(int argc, char **argv)
 {
 	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
@@ -562,6 +588,16 @@ const struct command command_routes = {
 	.summary = "where messages to each peer go",
 	.help = ADMIN_OPTIONS,
 	.run = routes_run,
+};
+
+const struct command command_topics = {
+	.name = "topics",
+	.arguments = ADMIN_ARGUMENTS,
+	.summary = "topics, how many have joined them, and what was published",
+	.help = ADMIN_OPTIONS
+	"\nCOPIES counts what was made for members, REFUSED what the relay did not take: because\n"
+	"of a rate, or because too much was waiting.\n",
+	.run = topics_run,
 };
 
 const struct command command_drops = {

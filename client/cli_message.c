@@ -1,4 +1,4 @@
-/* viaduct send, request, listen. */
+/* viaduct send, publish, request, listen. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,13 +9,15 @@
 
 enum {
 	LINE_MAX = 16384,
+	TOPICS_MAX = 64,
 	REPEAT_MS = 250, // of the pings that end a send
 	REPEATS = 12,
 };
 
-/* ---- send ---- */
+/* ---- send, publish ---- */
 
 static struct {
+	bool publish;
 	uint32_t sent, refused;
 	const char *text; // NULL: lines of stdin
 	char line[LINE_MAX];
@@ -38,8 +40,8 @@ static void send_check(struct talk *talk)
 /* Sends a message; false if the kernel must take the others first. */
 static bool send_one(struct talk *talk, const char *text, size_t length)
 {
-	int ret =
-		viaduct_send(talk->peer, 0, talk->class, &talk->to, sending.sent + 1, text, length);
+	int ret = (sending.publish ? viaduct_publish : viaduct_send)(
+		talk->peer, 0, talk->class, &talk->to, sending.sent + 1, text, length);
 
 	if (ret == -EAGAIN)
 		return false;
@@ -140,11 +142,11 @@ static void on_pong(struct viaduct_peer *peer, const struct viaduct_id *from, ui
 		talk_end(talk, sending.refused ? CLI_FAILED : CLI_OK);
 }
 
-static int send_run(int argc, char **argv)
+static int run(const struct command *command, const char *target, int argc, char **argv)
 {
 	static const struct option options[] = {TALK_OPTIONS, CLI_OPTIONS};
 	struct talk talk = {
-		.command = &command_send,
+		.command = command,
 		.ready = send_ready,
 		.alarm = send_check,
 		.extra = send_readable,
@@ -154,8 +156,11 @@ static int send_run(int argc, char **argv)
 
 	talk_option(&talk, argc, argv, "h", options);
 	if (argc - optind < 1 || argc - optind > 2)
-		cli_misused(&command_send, "it takes a PEER and perhaps a TEXT");
-	talk.target = argv[optind];
+		cli_misused(command, "it takes a %s and perhaps a TEXT", target);
+	if (sending.publish)
+		viaduct_topic_id(&talk.to, argv[optind]);
+	else
+		talk.target = argv[optind];
 	if (argc - optind == 2 && strcmp(argv[optind + 1], "-"))
 		sending.text = argv[optind + 1];
 	code = talk_run(&talk);
@@ -163,6 +168,17 @@ static int send_run(int argc, char **argv)
 		cli_print(json_pack("{sI sI}", "sent", (json_int_t)sending.sent, "refused",
 				    (json_int_t)sending.refused));
 	return code;
+}
+
+static int send_run(int argc, char **argv)
+{
+	return run(&command_send, "PEER", argc, argv);
+}
+
+static int publish_run(int argc, char **argv)
+{
+	sending.publish = true;
+	return run(&command_publish, "TOPIC", argc, argv);
 }
 
 const struct command command_send = {
@@ -176,6 +192,20 @@ const struct command command_send = {
 	"  viaduct send peer-2 'hello there'\n"
 	"  journalctl -f | viaduct send spiffe://lab/ops/log --class bulk\n",
 	.run = send_run,
+};
+
+const struct command command_publish = {
+	.name = "publish",
+	.arguments = "TOPIC [TEXT | -] [OPTION…]",
+	.summary = "tell all members of a topic something, or each line of stdin",
+	.help = TALK_HELP TALK_HELP_CLASS
+	"\nYou need not be a member, and get no copy yourself. Exits with 1 if the relay did not\n"
+	"take a message: because nobody has joined the topic (no_route), or because more is\n"
+	"published than it allows (publisher_rate, topic_rate, topic_full).\n\n"
+	"Examples:\n"
+	"  viaduct publish build/status 'main is green'\n"
+	"  tail -f events | viaduct publish events --class bulk\n",
+	.run = publish_run,
 };
 
 /* ---- request ---- */
@@ -253,13 +283,27 @@ const struct command command_request = {
 static struct {
 	unsigned int count; // 0: until a signal
 	unsigned int heard;
+	const char *topics[TOPICS_MAX];
+	struct viaduct_id ids[TOPICS_MAX];
+	unsigned int topic_count;
 } listening;
+
+/* The name of the topic that a message came through; NULL: none, or not one that was asked for. */
+static const char *topic_of(const struct viaduct_message *message)
+{
+	for (unsigned int i = 0; message->via && i < listening.topic_count; i++) {
+		if (!memcmp(message->via, &listening.ids[i], sizeof(*message->via)))
+			return listening.topics[i];
+	}
+	return NULL;
+}
 
 static void on_message(struct viaduct_peer *peer, const struct viaduct_message *message)
 {
-	static const char *const kinds[] = {"", "send", "request"};
+	static const char *const kinds[] = {"", "send", "request", "", "publish"};
 	static const char *const classes[] = {"bulk", "normal", "critical"};
 	struct talk *talk = viaduct_peer_user(peer);
+	const char *topic = topic_of(message);
 	char id[VIADUCT_ID_TEXT + 1];
 	json_t *object;
 
@@ -269,20 +313,43 @@ static void on_message(struct viaduct_peer *peer, const struct viaduct_message *
 		object = json_pack("{so ss ss sI si}", "from", talk_id(&message->from), "kind",
 				   kinds[message->kind], "class", classes[message->class], "tag",
 				   (json_int_t)message->tag, "length", (int)message->length);
+		if (message->via)
+			json_object_set_new(object, "via", talk_id(message->via));
+		if (topic)
+			json_object_set_new(object, "topic", json_string(topic));
 		talk_add_payload(object, message->data, message->length);
 		cli_print(object);
 	} else {
 		viaduct_id_format(id, &message->from);
 		printf("%s  ", id);
+		if (topic)
+			printf("%s  ", topic);
 		talk_print_payload(message->data, message->length);
 	}
 	if (++listening.heard == listening.count)
 		talk_end(talk, CLI_OK);
 }
 
+static void on_topic(struct viaduct_peer *peer, const char *name, int error, const char *text)
+{
+	if (error)
+		talk_end(viaduct_peer_user(peer), cli_fail(CLI_FAILED, "topic %s: %s", name, text));
+	else
+		fprintf(stderr, "joined topic %s\n", name);
+}
+
 static void listen_ready(struct talk *talk)
 {
 	char id[VIADUCT_ID_TEXT + 1];
+	int ret = 0;
+
+	// again after a rejoin, where it is nothing new
+	for (unsigned int i = 0; i < listening.topic_count && !ret; i++) {
+		ret = viaduct_topic_join(talk->peer, listening.topics[i], NULL);
+		if (ret)
+			talk_end(talk, cli_fail(CLI_FAILED, "topic %s: %s", listening.topics[i],
+						viaduct_strerror(ret)));
+	}
 
 	viaduct_id_format(id, viaduct_peer_id(talk->peer));
 	fprintf(stderr, "listening as %s (%s)\n", viaduct_peer_name(talk->peer), id);
@@ -290,18 +357,29 @@ static void listen_ready(struct talk *talk)
 
 static int listen_run(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"count", required_argument, NULL, 'c'}, TALK_OPTIONS, CLI_OPTIONS};
+	static const struct option options[] = {{"count", required_argument, NULL, 'c'},
+						{"topic", required_argument, NULL, 't'},
+						TALK_OPTIONS,
+						CLI_OPTIONS};
 	struct talk talk = {
 		.command = &command_listen,
 		.ready = listen_ready,
 		.stay = true,
-		.callbacks = {.message = on_message},
+		.callbacks = {.message = on_message, .topic = on_topic},
 	};
+	int option;
 
-	while (talk_option(&talk, argc, argv, "c:h", options) != -1)
-		listening.count =
-			(unsigned int)cli_number(&command_listen, "--count", optarg, 1, 1e9);
+	while ((option = talk_option(&talk, argc, argv, "c:t:h", options)) != -1) {
+		if (option == 'c') {
+			listening.count = (unsigned int)cli_number(&command_listen, "--count",
+								   optarg, 1, 1e9);
+			continue;
+		}
+		if (listening.topic_count == TOPICS_MAX)
+			cli_misused(&command_listen, "it takes at most %d topics", TOPICS_MAX);
+		viaduct_topic_id(&listening.ids[listening.topic_count], optarg);
+		listening.topics[listening.topic_count++] = optarg;
+	}
 	if (optind != argc)
 		cli_misused(&command_listen, "it takes no arguments");
 	return talk_run(&talk);
@@ -309,13 +387,15 @@ static int listen_run(int argc, char **argv)
 
 const struct command command_listen = {
 	.name = "listen",
-	.arguments = "[--count N] [OPTION…]",
+	.arguments = "[--topic TOPIC…] [--count N] [OPTION…]",
 	.summary = "print the messages that come, and who sent them",
-	.help = "  -c, --count N          stop after N messages; else at Ctrl-C\n" TALK_HELP
+	.help = "  -t, --topic TOPIC      also what is published to this topic; may be repeated\n"
+		"  -c, --count N          stop after N messages; else at Ctrl-C\n" TALK_HELP
 		"\nJoins again by itself whenever the relay was away. Requests are printed, but "
 		"not\n"
 		"responded to: for that there is reply.\n\n"
 		"Example:\n"
-		"  viaduct listen --json | jq -r .text\n",
+		"  viaduct listen --json | jq -r .text\n"
+		"  viaduct listen --topic build/status\n",
 	.run = listen_run,
 };

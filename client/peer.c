@@ -322,7 +322,9 @@ void peer_reached(struct viaduct_peer *peer)
 	if (peer->state != PEER_REACHING)
 		return;
 	peer->state = PEER_JOINED;
-	peer_tell(peer, joined);
+	topics_joined(peer);
+	if (peer->state == PEER_JOINED)
+		peer_tell(peer, joined);
 }
 
 /* ---- Closing ---- */
@@ -374,6 +376,7 @@ void peer_free(struct viaduct_peer *peer)
 {
 	LIST_REMOVE(peer, link_peers);
 	tickets_keep(peer);
+	topics_free(peer);
 	credentials_fini(&peer->credentials);
 	SSL_SESSION_free(peer->ticket);
 	SSL_CTX_free(peer->ctx);

@@ -10,6 +10,7 @@
 #include "keys.h"
 #include "link.h"
 #include "session.h"
+#include "topic.h"
 
 enum peer_state {
 	PEER_JOINING,  // or waiting to try again
@@ -48,6 +49,7 @@ struct viaduct_peer {
 
 	struct session *session; // NULL unless reaching, joined or leaving
 	struct calls calls;
+	struct topics topics;
 	bool starved; // somebody was told -EAGAIN
 
 	struct viaduct_stats stats;

@@ -368,7 +368,8 @@ static void take_message(struct session *session, struct flow *flow,
 		take_relay(session, flow, wire->kind, &message);
 	else if (wire->kind == WIRE_RESPONSE && !control)
 		call_responded(peer, &message);
-	else if ((wire->kind == WIRE_SEND || wire->kind == WIRE_REQUEST) && !control)
+	else if (!control && (wire->kind == WIRE_SEND || wire->kind == WIRE_REQUEST ||
+			      (wire->kind == WIRE_PUBLISH && message.via)))
 		peer_tell(peer, message, &message);
 	else
 		peer->stats.malformed++;

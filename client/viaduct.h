@@ -50,6 +50,7 @@ enum {
 	VIADUCT_REQUESTS_MAX = 65536, // requests that may be outstanding at one peer
 	VIADUCT_TAG_MAX = 0x7fffffff, // larger tags are the library's own
 	VIADUCT_RECORDS_WAITING = 64, // sealed records a lane holds when the kernel takes no more
+	VIADUCT_NAME_MAX = 64,        // bytes of a topic's name
 };
 
 /* A message's priority. Overloaded relays shed bulk first. */
@@ -64,22 +65,26 @@ enum viaduct_kind {
 	VIADUCT_SEND = 1,
 	VIADUCT_REQUEST = 2,
 	VIADUCT_RESPONSE = 3,
+	VIADUCT_PUBLISH = 4, // to a topic, which is `via`
 };
 
 /* Why the relay could not forward a message. viaduct_reason_name() gives the protocol's name. */
 enum viaduct_reason {
-	VIADUCT_NO_ROUTE = 1,       // no peer of this id is here
-	VIADUCT_TOO_LARGE = 2,      // longer than the receiver's session allows
-	VIADUCT_HOP_LIMIT = 3,      // too many relays on the way
-	VIADUCT_UNSUPPORTED = 4,    // a kind that this relay doesn't forward
-	VIADUCT_TX_FULL = 5,        // the relay's port took no more
-	VIADUCT_KEY_EXHAUSTED = 6,  // the receiver must rekey before it can be sent more
-	VIADUCT_NO_BUFFER = 7,      // the relay was out of buffers
-	VIADUCT_POLICY = 8,         // this peer's cluster may not talk to that one
-	VIADUCT_NO_INSTANCE = 9,    // the service has no instance that could be asked
-	VIADUCT_INSTANCE_GONE = 10, // the instance has left, or fallen silent
-	VIADUCT_TIMEOUT = 11,       // the instance has not responded in time
-	VIADUCT_REQUESTS_FULL = 12, // too many requests to services are under way
+	VIADUCT_NO_ROUTE = 1,        // no peer of this id is here
+	VIADUCT_TOO_LARGE = 2,       // longer than the receiver's session allows
+	VIADUCT_HOP_LIMIT = 3,       // too many relays on the way
+	VIADUCT_UNSUPPORTED = 4,     // a kind that this relay doesn't forward
+	VIADUCT_TX_FULL = 5,         // the relay's port took no more
+	VIADUCT_KEY_EXHAUSTED = 6,   // the receiver must rekey before it can be sent more
+	VIADUCT_NO_BUFFER = 7,       // the relay was out of buffers
+	VIADUCT_POLICY = 8,          // this peer's cluster may not talk to that one
+	VIADUCT_NO_INSTANCE = 9,     // the service has no instance that could be asked
+	VIADUCT_INSTANCE_GONE = 10,  // the instance has left, or fallen silent
+	VIADUCT_TIMEOUT = 11,        // the instance has not responded in time
+	VIADUCT_REQUESTS_FULL = 12,  // too many requests to services are under way
+	VIADUCT_PUBLISHER_RATE = 16, // this peer publishes too much
+	VIADUCT_TOPIC_RATE = 17,     // too much is published to this topic
+	VIADUCT_TOPIC_FULL = 18,     // too much waits for the topic's members
 };
 
 /* Errors with a meaning of their own. Other negative values are plain errno. */
@@ -135,10 +140,13 @@ struct viaduct_callbacks {
 	/* The session works in both directions. Comes again after each automatic rejoin. */
 	void (*joined)(struct viaduct_peer *peer);
 
-	/* A send or a request has come; answer requests with viaduct_respond(). */
+	/* A send, request or publication has come; answer requests with viaduct_respond(). */
 	void (*message)(struct viaduct_peer *peer, const struct viaduct_message *message);
 
-	/* The relay could not forward the message that viaduct_send() sent with this tag. */
+	/*
+	 * The relay could not forward the message that viaduct_send() or viaduct_publish() sent
+	 * with this tag.
+	 */
 	void (*error)(struct viaduct_peer *peer, uint32_t tag, enum viaduct_reason reason);
 
 	/* The answer to viaduct_ping(), and the nanoseconds from the call to its arrival. */
@@ -159,6 +167,13 @@ struct viaduct_callbacks {
 	 * such as a rekey that was refused. `text` is one sentence for people.
 	 */
 	void (*warning)(struct viaduct_peer *peer, int error, const char *text);
+
+	/*
+	 * The peer is now a member of a topic (`error` 0), again after each automatic rejoin; or
+	 * the relay refused (-EACCES, or another error): then the topic is forgotten. `text` is one
+	 * sentence for people.
+	 */
+	void (*topic)(struct viaduct_peer *peer, const char *name, int error, const char *text);
 
 	/* There is room again after viaduct_send() and its like have returned -EAGAIN. */
 	void (*writable)(struct viaduct_peer *peer);
@@ -390,6 +405,32 @@ int viaduct_respond(struct viaduct_peer *peer, unsigned int lane,
  */
 int viaduct_ping(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
 		 const struct viaduct_id *to, uint32_t tag, size_t padding);
+
+/* ---- Topics ---- */
+
+/*
+ * Makes the peer a member of a topic: what others publish to it comes as a `message` with the
+ * topic's id in `via`. `name`: 1 to VIADUCT_NAME_MAX of a-z, 0-9, '.', '_', '-' and '/', the first
+ * a letter or digit; copied. `cluster`: the peer's own, to have all of its peers be members as long
+ * as this one is (if the relay allows it); else NULL. May be called at any time; `topic` says when
+ * it has come true, and the library repeats it for every new session. Returns 0; -EEXIST or -EBUSY
+ * (it is, or just was, joined for another cluster), -ENAMETOOLONG, -ENOMEM, or as viaduct_send().
+ */
+int viaduct_topic_join(struct viaduct_peer *peer, const char *name, const char *cluster);
+
+/* Ends that. A few messages may still come. Returns 0, -ENOENT (not joined), or as above. */
+int viaduct_topic_leave(struct viaduct_peer *peer, const char *name);
+
+/* The id of the topic of this name, which anybody can compute. */
+void viaduct_topic_id(struct viaduct_id *id, const char *name);
+
+/*
+ * As viaduct_send(), to all members of a topic but this peer, which need not be one itself. That
+ * the relay could not reach a member is not told; that it didn't take the message at all is:
+ * `error` with VIADUCT_NO_ROUTE (nobody has joined such a topic), or because too much is published.
+ */
+int viaduct_publish(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
+		    const struct viaduct_id *topic, uint32_t tag, const void *data, size_t length);
 
 /* ---- Questions to the relay, repeated until answered, for 5 s at most ---- */
 

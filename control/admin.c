@@ -184,6 +184,23 @@ static int append_route(void *arg, const struct wire_id *id, uint32_t slot)
 	return 0;
 }
 
+static void append_topic(void *arg, const struct topic_report *report)
+{
+	json_array_append_new(arg, json_pack("{ss si sb sI sI sI}", "name", report->name, "members",
+					     (int)report->members, "configured", report->configured,
+					     "published", (json_int_t)report->counts.published,
+					     "copies", (json_int_t)report->counts.copies, "refused",
+					     (json_int_t)report->counts.refused));
+}
+
+static json_t *topics(const struct admin_subject *subject)
+{
+	json_t *list = json_array();
+
+	topics_walk(subject->members, append_topic, list);
+	return json_pack("{sb so}", "ok", 1, "topics", list);
+}
+
 static json_t *routes(const struct admin_subject *subject)
 {
 	struct routes_walk walk = {.members = subject->members, .list = json_array()};
@@ -292,6 +309,8 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 		answer = peers(subject);
 	else if (strcmp(command, "routes") == 0)
 		answer = routes(subject);
+	else if (strcmp(command, "topics") == 0)
+		answer = topics(subject);
 	else if (strcmp(command, "drops") == 0)
 		answer = drops(subject);
 	else if (strcmp(command, "revoke") == 0)
@@ -306,9 +325,10 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 	else if (strcmp(command, "drain") == 0)
 		answer = drain(subject, question);
 	else
-		answer = json_pack("{sb ss}", "ok", 0, "error",
-				   "no such cmd; one of status, peers, routes, drops, events, "
-				   "revoke, trust, reload, drain");
+		answer = json_pack(
+			"{sb ss}", "ok", 0, "error",
+			"no such cmd; one of status, peers, routes, topics, drops, events, "
+			"revoke, trust, reload, drain");
 	json_decref(question);
 	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
 	text = size ? malloc(size + 2) : NULL;

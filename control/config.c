@@ -8,6 +8,7 @@
 #include <yaml.h>
 
 #include "dataplane.h"
+#include "groups.h"
 #include "log.h"
 #include "pool.h"
 
@@ -184,6 +185,26 @@ static const cyaml_schema_field_t policy_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t topic_fields[] = {
+	TEXT(topic, name, DEFAULT),
+	LIST(topic, clusters, &cluster_value, CONFIG_TOPIC_CLUSTERS),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t topic_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_topic, topic_fields)};
+
+static const cyaml_schema_field_t topics_fields[] = {
+	NUMBER(topics, max),
+	NUMBER(topics, members),
+	NUMBER(topics, per_peer),
+	NUMBER(topics, rate),
+	NUMBER(topics, publisher_rate),
+	CHOICE(topics, cluster_joins, answers),
+	LIST(topics, configured, &topic_value, CONFIG_TOPICS_MAX),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t drain_fields[] = {
 	NUMBER(drain, seconds),
 	CYAML_FIELD_END,
@@ -195,17 +216,10 @@ static const cyaml_schema_field_t log_fields[] = {
 };
 
 static const cyaml_schema_field_t config_fields[] = {
-	SECTION(tls, DEFAULT),
-	SECTION(crypto, OPTIONAL),
-	SECTION(control, OPTIONAL),
-	SECTION(data, DEFAULT),
-	SECTION(session, OPTIONAL),
-	SECTION(limits, OPTIONAL),
-	SECTION(trust, OPTIONAL),
-	SECTION(policy, OPTIONAL),
-	SECTION(drain, OPTIONAL),
-	SECTION(log, OPTIONAL),
-	CYAML_FIELD_END,
+	SECTION(tls, DEFAULT),    SECTION(crypto, OPTIONAL),  SECTION(control, OPTIONAL),
+	SECTION(data, DEFAULT),   SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),
+	SECTION(trust, OPTIONAL), SECTION(policy, OPTIONAL),  SECTION(topics, OPTIONAL),
+	SECTION(drain, OPTIONAL), SECTION(log, OPTIONAL),     CYAML_FIELD_END,
 };
 
 static const cyaml_schema_value_t config_schema = {
@@ -270,6 +284,12 @@ static const struct limit {
 	{"limits.clusters.messages_per_second", 0, 0, INT32_MAX, 0},
 	{"limits.clusters.bytes_per_second", 0, 0, INT32_MAX, 0},
 	{"limits.clusters.burst", 0, 1, 60000, 0},
+	LIMIT(topics, max, 0, CONFIG_GROUPS_MAX, 2048),
+	LIMIT(topics, members, 1, WIRE_SLOTS, 20000),
+	LIMIT(topics, per_peer, 0, CONFIG_GROUPS_MAX, 64),
+	LIMIT(topics, rate, 0, 1000000, 10000),
+	LIMIT(topics, publisher_rate, 0, 1000000, 1000),
+	LIMIT(topics, cluster_joins, 0, 1, 0),
 	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };
@@ -279,6 +299,11 @@ static bool is_listen(const char *text)
 	struct sockaddr_storage address;
 
 	return address_parse(&address, text) != 0;
+}
+
+static bool is_group_name(const char *text)
+{
+	return groups_name_good(text) && !groups_name_reserved(text);
 }
 
 static bool is_id(const char *text)
@@ -297,6 +322,9 @@ static const struct form {
 	{"control.listen", is_listen, "an address such as 0.0.0.0:7740 or [::]:7740"},
 	{"data.address", address_is_ip, "an IP address"},
 	{"trust.pins", is_id, "a peer's id, of 26 characters"},
+	{"topics.configured.name", is_group_name,
+	 "a-z, 0-9, '.', '_', '-' and '/', first a letter or digit, not beginning with viaduct or "
+	 "relay"},
 };
 
 enum { PATH_TEXT = 128, NAMES_TEXT = 512 };
@@ -578,6 +606,21 @@ static int check_together(struct check *check, const struct config *config)
 			"session.expiry: %d s is not allowed; more than session.keepalive, %d s",
 			config->session.expiry, config->session.keepalive);
 	}
+	node = find_path(check, "topics.configured");
+	for (uint32_t i = 0; i < config->topics.configured_count; i++) {
+		const char *name = config->topics.configured[i].name;
+
+		for (uint32_t j = 0; j < i; j++) {
+			if (strcmp(config->topics.configured[j].name, name) == 0)
+				return complain(check, node, "topics.configured: %s is there twice",
+						name);
+		}
+	}
+	if ((int)config->topics.configured_count > config->topics.max ||
+	    (int)config->topics.configured_count > config->session.groups_max)
+		return complain(check, node,
+				"topics.configured: more than topics.max or session.groups_max "
+				"allows");
 	return 0;
 }
 
@@ -753,6 +796,7 @@ static const char *const live[] = {
 	"trust.block_seconds",
 	"trust.block_seconds_max",
 	"policy.",
+	"topics.",
 	"drain.",
 	"log.",
 };

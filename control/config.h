@@ -27,6 +27,9 @@ enum {
 	CONFIG_PINS_MAX = 64,     // more are for a file
 	CONFIG_DEVICE_MAX = 64,
 	CONFIG_GROUPS_MAX = 65536,
+	CONFIG_GROUP_NAME = 65,    // bytes of a topic's name, with the NUL
+	CONFIG_TOPICS_MAX = 64,    // configured ones
+	CONFIG_TOPIC_CLUSTERS = 8, // of each
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
 };
 
@@ -143,6 +146,20 @@ struct config {
 		} rules[CONFIG_RULES_MAX];
 		uint32_t rules_count;
 	} policy;
+	struct config_topics {
+		int max;            // topics
+		int members;        // of each
+		int per_peer;       // that a peer may join
+		int rate;           // publications a second to each; 0: any number
+		int publisher_rate; // of each peer; 0: any number
+		int cluster_joins;  // whether peers may join for their cluster
+		struct config_topic {
+			char name[CONFIG_GROUP_NAME];
+			char clusters[CONFIG_TOPIC_CLUSTERS][CONFIG_CLUSTER_MAX];
+			uint32_t clusters_count;
+		} configured[CONFIG_TOPICS_MAX];
+		uint32_t configured_count;
+	} topics;
 	struct config_drain {
 		int seconds;
 	} drain;

@@ -291,7 +291,10 @@ static int members_start(struct viaductd *v)
 	}
 	clusters_publish(&v->members.sessions->policy, policy);
 	fairness_publish(&v->members.sessions->rates, rates);
-	return 0;
+	result = topics_configure(&v->members, &config->topics);
+	if (result)
+		members_fini(&v->members);
+	return result;
 }
 
 static void members_stop(struct viaductd *v)

@@ -319,6 +319,7 @@ static void current_to_last(struct members *members, struct member *member, uint
 {
 	struct member_session *session = member->current;
 
+	topics_go(members, member);
 	if (member->last) {
 		unpublish(&slot_of(members, session)->last);
 		session_free(members, member->last);
@@ -428,6 +429,7 @@ static int promote(struct members *members, struct member_session *session, uint
 	members->joined++;
 	session->joined_ms = now_ms;
 	deadline_clear(session);
+	topics_come(members, member);
 
 	if (replaced) {
 		note_left(members, replaced, "replaced");
@@ -858,6 +860,7 @@ void members_tick(struct members *members, uint64_t now_ms)
 	deadline_check(members, &members->ending, now_ms, forget_last);
 	roster_expire(&members->roster, now_ms);
 	watches_tick(members, now_ms);
+	topics_tick(members);
 }
 
 static void sweep_session(struct members *members, struct member_session *session, uint64_t now_ms)
@@ -909,7 +912,11 @@ int members_init(struct members *members, const struct member_config *config,
 		goto free_sessions;
 	if (groups_init(&members->groups, members->sessions, &members->routes))
 		goto free_routes;
+	if (topics_init(members))
+		goto free_groups;
 	return 0;
+free_groups:
+	groups_fini(&members->groups);
 free_routes:
 	route_table_fini(&members->routes);
 free_sessions:
@@ -933,6 +940,7 @@ void members_fini(struct members *members)
 	}
 	clusters_publish(&members->sessions->policy, NULL);
 	fairness_publish(&members->sessions->rates, NULL);
+	topics_fini(members);
 	groups_fini(&members->groups);
 	route_table_fini(&members->routes);
 	roster_fini(&members->roster);

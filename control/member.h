@@ -11,6 +11,7 @@
 #include "groups.h"
 #include "roster.h"
 #include "route.h"
+#include "topics.h"
 #include "watch.h"
 
 enum {
@@ -110,6 +111,7 @@ struct members {
 	struct session_table *sessions; // for the workers, like
 	struct route_table routes;
 	struct groups groups;
+	struct topics topics;
 	struct cds_list_head pending;     // sessions without a first record
 	struct cds_list_head overlapping; // with an old key
 	struct cds_list_head ending;      // that are the last one of their slot

@@ -122,6 +122,9 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 	blocklist_configure(reload->blocklist, &config->trust, reload->members->sessions);
 	clusters_publish(&reload->members->sessions->policy, next->policy);
 	fairness_publish(&reload->members->sessions->rates, next->rates);
+	if (topics_configure(reload->members, &config->topics))
+		log_error("topics missing", "reason=%s",
+			  "no room for all of topics.configured, see topics.max");
 	revoke_enforce(reload->trust, reload->members, now_ms);
 }
 

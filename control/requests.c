@@ -23,14 +23,21 @@ static bool get_text(const json_t *root, const char *key, bool needed, char *tex
 static int parse_object(struct request *request, const json_t *root, const char **detail)
 {
 	static const char *const ops[] = {
-		[REQUEST_RESOLVE] = "resolve", [REQUEST_PEERS] = "peers",
-		[REQUEST_RELAYS] = "relays",   [REQUEST_LEAVE] = "leave",
-		[REQUEST_ECHO] = "echo",       [REQUEST_COMPLAIN] = "complain",
-		[REQUEST_WATCH] = "watch",     [REQUEST_UNWATCH] = "unwatch",
+		[REQUEST_RESOLVE] = "resolve",
+		[REQUEST_PEERS] = "peers",
+		[REQUEST_RELAYS] = "relays",
+		[REQUEST_LEAVE] = "leave",
+		[REQUEST_ECHO] = "echo",
+		[REQUEST_COMPLAIN] = "complain",
+		[REQUEST_WATCH] = "watch",
+		[REQUEST_UNWATCH] = "unwatch",
+		[REQUEST_JOIN_TOPIC] = "join_topic",
+		[REQUEST_LEAVE_TOPIC] = "leave_topic",
 	};
 	const char *op = json_string_value(json_object_get(root, "op"));
 	char after[WIRE_ID_TEXT + 1], id[WIRE_ID_TEXT + 1], peer[WIRE_ID_TEXT + 1];
 	size_t i = 0;
+	bool needed;
 
 	*detail = "op must be a string";
 	if (!op)
@@ -43,8 +50,9 @@ static int parse_object(struct request *request, const json_t *root, const char 
 	request->op = (enum request_op)i;
 
 	*detail = "name must be a string of at most 255 bytes";
-	if (!get_text(root, "name", request->op == REQUEST_RESOLVE, request->name,
-		      sizeof(request->name)))
+	needed = request->op == REQUEST_RESOLVE || request->op == REQUEST_JOIN_TOPIC ||
+		 request->op == REQUEST_LEAVE_TOPIC;
+	if (!get_text(root, "name", needed, request->name, sizeof(request->name)))
 		return -EINVAL;
 	*detail = "cluster must be a string of at most 255 bytes";
 	if (!get_text(root, "cluster", false, request->cluster, sizeof(request->cluster)))
@@ -211,6 +219,36 @@ static size_t answer_complaint(struct reputation *reputation, struct member_sess
 	}
 }
 
+/* Asks for or gives up a topic. Returns the length of the answer, 0 if it comes later. */
+static size_t answer_topic(struct members *members, const struct request *request,
+			   const struct member_session *session, uint32_t tag,
+			   char answer[ANSWER_SIZE])
+{
+	const char *detail;
+	int result;
+
+	if (session != session->member->current)
+		return 0;
+	if (request->op == REQUEST_JOIN_TOPIC)
+		result = topics_join(members, session->member, request->name, request->cluster,
+				     session->index, tag, &detail);
+	else
+		result = topics_leave(members, session->member, request->name, session->index, tag,
+				      &detail);
+	switch (result) {
+	case 0:
+		return 0;
+	case -EINVAL:
+		return answer_error(answer, "name", detail);
+	case -EPERM:
+		return answer_error(answer, "denied", detail);
+	case -ENOSPC:
+		return answer_error(answer, "limit", detail);
+	default:
+		return answer_error(answer, "busy", "the relay is out of memory");
+	}
+}
+
 void request_handle(struct members *members, struct reputation *reputation,
 		    const struct forward_event *event, uint64_t now_ms)
 {
@@ -247,6 +285,10 @@ void request_handle(struct members *members, struct reputation *reputation,
 	} else if (request.op == REQUEST_UNWATCH) {
 		watch_end(members, session);
 		length = answer_text(answer, "{\"ok\":true}");
+	} else if (request.op == REQUEST_JOIN_TOPIC || request.op == REQUEST_LEAVE_TOPIC) {
+		length = answer_topic(members, &request, session, event->tag, answer);
+		if (!length)
+			return;
 	} else {
 		length = answer_peers(&members->roster, &request, answer);
 	}

@@ -336,6 +336,8 @@ static int run(void *arg)
 			counters_publish(&worker->published, &worker->forward.counters);
 		}
 		work = receive(worker) + take_over(worker) + obey(worker);
+		if (!work)
+			work = forward_resume(&worker->forward, worker->now_ms);
 		wake_others(worker);
 		rcu_quiescent_state();
 		if (work)

@@ -50,6 +50,12 @@
 	X(KEY_EXHAUSTED, "key_exhausted", WIRE_REASON_KEY_EXHAUSTED, "the receiver must rekey")    \
 	X(NO_BUFFER, "no_buffer", WIRE_REASON_NO_BUFFER, "out of buffers")                         \
 	X(POLICY, "policy", WIRE_REASON_POLICY, "its cluster may not talk to that one")            \
+	X(PUBLISHER_RATE, "publisher_rate", WIRE_REASON_PUBLISHER_RATE,                            \
+	  "more than one peer may publish")                                                        \
+	X(TOPIC_RATE, "topic_rate", WIRE_REASON_TOPIC_RATE,                                        \
+	  "more than may be published to one topic")                                               \
+	X(TOPIC_FULL, "topic_full", WIRE_REASON_TOPIC_FULL,                                        \
+	  "too much waits for a topic's members")                                                  \
 	X(RATE, "rate", WIRE_REASON_RATE, "over the rate of its sender, or of the cluster")        \
 	X(NO_INSTANCE, "no_instance", WIRE_REASON_NO_INSTANCE, "the service has no instance")      \
 	X(BUSY, "busy", WIRE_REASON_BUSY, "too many requests to services are under way")           \

@@ -217,14 +217,15 @@ static uint8_t *newest(struct forward *forward, const struct session *to, uint8_
 }
 
 /*
- * Puts `size` bytes of message into a record for `to`, which is known to carry that much. `input`:
- * the one that the message is in, if from there on nothing else will be needed of it, so that its
+ * A record for `to`, which is known to carry that much, with room for `size` bytes. `input`: the
+ * one that the message is in, if from there on nothing else will be needed of it, so that its
  * buffer may be sent; or NULL. Returns the record's number; FORWARD_NO_RECORD with `reason` set if
  * there is none to be had.
  */
-static inline unsigned int pack(struct forward *forward, const struct session *to, uint8_t class,
-				uint8_t *message, uint16_t size, struct forward_input *input,
-				uint64_t now_ms, enum drop_message *reason)
+static inline unsigned int find_record(struct forward *forward, const struct session *to,
+				       uint8_t class, uint8_t *message, uint16_t size,
+				       struct forward_input *input, uint64_t now_ms,
+				       enum drop_message *reason)
 {
 	uint8_t *noted = newest(forward, to, class);
 	unsigned int number = *noted;
@@ -232,10 +233,8 @@ static inline unsigned int pack(struct forward *forward, const struct session *t
 
 	if (number < forward->open_count && forward->open[number].to == to &&
 	    forward->open[number].class == class &&
-	    forward->sealing[number].length + size <= forward->open[number].limit) {
-		append(forward, number, message, size);
+	    forward->sealing[number].length + size <= forward->open[number].limit)
 		return number;
-	}
 	if (input && !input->buffer)
 		input = NULL;
 	if (forward->open_count == FORWARD_OUTPUTS || (!input && forward->spare_count == 0))
@@ -264,8 +263,34 @@ static inline unsigned int pack(struct forward *forward, const struct session *t
 	else
 		forward->spare_count--;
 	*noted = (uint8_t)number;
-	append(forward, number, message, size);
 	return number;
+}
+
+/* Puts a message into a record for `to`, likewise. */
+static inline unsigned int pack(struct forward *forward, const struct session *to, uint8_t class,
+				uint8_t *message, uint16_t size, struct forward_input *input,
+				uint64_t now_ms, enum drop_message *reason)
+{
+	unsigned int number = find_record(forward, to, class, message, size, input, now_ms, reason);
+
+	if (number != FORWARD_NO_RECORD)
+		append(forward, number, message, size);
+	return number;
+}
+
+uint8_t *forward_room(struct forward *forward, const struct session *to, uint8_t class,
+		      uint16_t size, unsigned int messages, uint64_t now_ms,
+		      enum drop_message *reason)
+{
+	unsigned int number = find_record(forward, to, class, NULL, size, NULL, now_ms, reason);
+	struct aead_job *job;
+
+	if (number == FORWARD_NO_RECORD)
+		return NULL;
+	job = &forward->sealing[number];
+	job->length += size;
+	forward->open[number].messages += messages;
+	return job->record + job->length - WIRE_TAG_SIZE - size;
 }
 
 /* A message of the relay's own, to a session. */
@@ -306,9 +331,17 @@ drop_message(struct forward *forward, const struct forward_message *message,
 	     enum drop_message reason, uint64_t now_ms)
 {
 	counters_dropped(&forward->counters, message->in->header.class, reason, 1);
-	if (reason == DROP_MESSAGE_NO_ROUTE || reason == DROP_MESSAGE_POLICY)
+	// whether a topic has members is nothing that a publisher can know
+	if ((reason == DROP_MESSAGE_NO_ROUTE && message->kind != WIRE_PUBLISH) ||
+	    reason == DROP_MESSAGE_POLICY)
 		session_mark(message->in->session, forward->number, SESSION_MARK_REFUSED);
 	tell(forward, message, reason, now_ms);
+}
+
+void forward_drop(struct forward *forward, const struct forward_message *message,
+		  enum drop_message reason, uint64_t now_ms)
+{
+	drop_message(forward, message, reason, now_ms);
 }
 
 /* What the port took no more: records from number `first` on. */
@@ -589,8 +622,10 @@ deliver_elsewhere(struct forward *forward, struct forward_message *message, uint
 	if (group && group->kind == GROUP_SERVICE)
 		serve(forward, message, caa_container_of(group, struct service, group), now_ms);
 	else if (group)
-		drop_message(forward, message, DROP_MESSAGE_UNSUPPORTED, now_ms);
-	else if (message->marks & FORWARD_FLAGGED)
+		topic_publish(forward, caa_container_of(group, struct topic, group),
+			      (uint32_t)(slot - forward->sessions->slot), message, now_ms);
+	else if ((message->marks & FORWARD_FLAGGED) ||
+		 (message->kind == WIRE_PUBLISH && message->in->header.class != WIRE_CONTROL))
 		drop_message(forward, message, DROP_MESSAGE_NO_ROUTE, now_ms);
 	else
 		drop_message(forward, message, judge(NULL, message), now_ms);
@@ -654,6 +689,8 @@ static void walk(struct forward *forward, uint64_t now_ms)
 			deliver(forward, message, now_ms);
 		forward->walked++;
 	}
+	if (forward->topics.queue_count)
+		topic_turn(forward, now_ms);
 	while (forward->open_count)
 		flush(forward, now_ms);
 	forward->message_count = forward->walked = forward->sent = 0;
@@ -1174,8 +1211,18 @@ void forward_commands(struct forward *forward, const struct forward_command *com
 	flush(forward, now_ms);
 }
 
+bool forward_resume(struct forward *forward, uint64_t now_ms)
+{
+	if (!forward->topics.queue_count)
+		return false;
+	refill(forward);
+	walk(forward, now_ms);
+	return true;
+}
+
 void forward_fini(struct forward *forward)
 {
+	topic_fini(forward);
 	while (forward->spare_count)
 		forward->ops->release(forward->worker,
 				      &forward->spares[--forward->spare_count].buffer, 1);

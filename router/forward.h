@@ -18,6 +18,7 @@
 #include "route.h"
 #include "service.h"
 #include "session.h"
+#include "topic.h"
 #include "suspects.h"
 
 enum {
@@ -204,6 +205,8 @@ struct forward {
 	uint8_t newest[FORWARD_NEWEST]; // by hash of session and class: which open record to try
 	struct forward_event event;
 	uint8_t through[WIRE_MTU_MAX]; // a message with its via
+
+	struct topic_worker topics;
 };
 
 /*
@@ -225,7 +228,28 @@ bool forward_parse(struct forward *forward, struct forward_input *input,
 /* Drops a record that shall not be opened, for `reason`. The same rules. */
 void forward_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason);
 
-/* Gives the spares back, before the worker ends. */
+/*
+ * Does some of what bursts have left to be done; a burst does so too. For a turn without one. The
+ * same rules. Returns whether there was any.
+ */
+bool forward_resume(struct forward *forward, uint64_t now_ms);
+
+/* Gives all buffers back, before the worker ends. */
 void forward_fini(struct forward *forward);
+
+/* ---- For the core's other files ---- */
+
+/* Drops a message for `reason`, and tells its sender. */
+void forward_drop(struct forward *forward, const struct forward_message *message,
+		  enum drop_message reason, uint64_t now_ms);
+
+/*
+ * Room for `messages` messages of `size` bytes in all in one record for `to`, which is known to
+ * carry that much: the caller writes them there before it does anything else. NULL with `reason`
+ * set: there is none to be had.
+ */
+uint8_t *forward_room(struct forward *forward, const struct session *to, uint8_t class,
+		      uint16_t size, unsigned int messages, uint64_t now_ms,
+		      enum drop_message *reason);
 
 #endif

@@ -86,6 +86,7 @@ struct session_state {
 	struct rates_account account; // what its lanes have borrowed
 	uint32_t requests;      // to services, under way; any worker and control count (atomic)
 	uint32_t round_trip_us; // to the peer, averaged; any worker writes (relaxed); 0: unknown
+	uint64_t published_ns;  // workers (atomic): its publications, see topic_admit()
 } __attribute__((aligned(64)));
 
 struct session {

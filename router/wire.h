@@ -96,6 +96,9 @@ enum wire_kind {
 	X(INSTANCE_GONE, 10, "instance_gone")                                                      \
 	X(TIMEOUT, 11, "timeout")                                                                  \
 	X(BUSY, 12, "busy")                                                                        \
+	X(PUBLISHER_RATE, 16, "publisher_rate")                                                    \
+	X(TOPIC_RATE, 17, "topic_rate")                                                            \
+	X(TOPIC_FULL, 18, "topic_full")                                                            \
 	X(RATE, 24, "rate")
 
 enum wire_reason {

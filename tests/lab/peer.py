@@ -34,7 +34,8 @@ SEND, REQUEST, RESPONSE, PUBLISH, PING, PONG, CONTROL = range(1, 8)
 ERROR = 0x80
 REASONS = {1: "no_route", 2: "too_large", 3: "hop_limit", 4: "unsupported", 5: "tx_full",
            6: "key_exhausted", 7: "no_buffer", 8: "policy", 9: "no_instance",
-           10: "instance_gone", 11: "timeout", 12: "busy", 24: "rate"}
+           10: "instance_gone", 11: "timeout", 12: "busy", 16: "publisher_rate",
+           17: "topic_rate", 18: "topic_full", 24: "rate"}
 FLAG_VIA, FLAG_SEALED = 1, 2
 FLAG_KEY = FLAG_FAILED = 4  # of sends and requests; of responses
 
@@ -80,6 +81,10 @@ def id_text(peer_id):
 
 def id_parse(text):
     return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+
+
+def topic_id(name):
+    return hashlib.sha256(b"viaduct topic " + name.encode()).digest()[:ID_SIZE]
 
 
 def name_of(certificate):

@@ -117,7 +117,21 @@ static const struct {
 	 "aead, aead_device, address"},
 	{TLS "data: {interface: eth0}\nlogs: {}\n",
 	 "3:1: logs: unknown; one of tls, crypto, control, data, session, limits, trust, policy, "
-	 "drain, log"},
+	 "topics, drain, log"},
+	{TLS "data: {interface: eth0}\ntopics: {configured: [{name: A}]}\n",
+	 "3:30: topics.configured.name: A is not allowed; a-z, 0-9, '.', '_', '-' and '/', first a "
+	 "letter or digit, not beginning with viaduct or relay"},
+	{TLS "data: {interface: eth0}\ntopics: {configured: [{name: relay.x}]}\n",
+	 "3:30: topics.configured.name: relay.x is not allowed; a-z, 0-9, '.', '_', '-' and '/', "
+	 "first a letter or digit, not beginning with viaduct or relay"},
+	{TLS "data: {interface: eth0}\ntopics: {configured: [{name: a}, {name: a}]}\n",
+	 "3:22: topics.configured: a is there twice"},
+	{TLS "data: {interface: eth0}\ntopics: {max: 1, configured: [{name: a}, {name: b}]}\n",
+	 "3:30: topics.configured: more than topics.max or session.groups_max allows"},
+	{TLS "data: {interface: eth0}\ntopics: {configured: [{name: a, clusters: [\"\"]}]}\n",
+	 "3:44: topics.configured.clusters: must not be empty"},
+	{TLS "data: {interface: eth0}\ntopics: {members: 0}\n",
+	 "3:19: topics.members: 0 is not allowed; a whole number from 1 to 1048576"},
 	{TLS "data:\n  interface: eth0\n  port: 1\n  port: 2\n", "5:3: data.port: is there twice"},
 	{TLS "data: {interface: eth0}\ndata: {interface: eth0}\n", "3:1: data: is there twice"},
 	{TLS "data: {interface: eth0, workers: 0}\n",

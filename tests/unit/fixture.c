@@ -213,9 +213,13 @@ static void settle(struct fixture *fixture)
 	long buffers = fixture->input_count + fixture->held;
 
 	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++) {
+		const struct topic_worker *topics = &fixture->workers[i].forward.topics;
+
 		assert(counters_balance(&fixture->workers[i].forward.counters));
 		assert(counters_balance_classes(&fixture->workers[i].forward.counters));
 		buffers += fixture->workers[i].forward.spare_count + fixture->workers[i].queued;
+		for (unsigned int held = 1; held <= topics->held_used; held++)
+			buffers += topics->held[held].jobs > 0;
 	}
 	assert(fixture->buffers == buffers);
 	for (unsigned int i = 0; i < fixture->retired_count; i++)
@@ -525,6 +529,14 @@ unsigned int fixture_queue(struct fixture *fixture, unsigned int worker)
 	forward_burst(&to->forward, inputs, n, fixture->now_ms);
 	settle(fixture);
 	return n;
+}
+
+bool fixture_resume(struct fixture *fixture, unsigned int worker)
+{
+	bool more = forward_resume(&fixture->workers[worker].forward, fixture->now_ms);
+
+	settle(fixture);
+	return more;
 }
 
 void fixture_commands(struct fixture *fixture, unsigned int worker,

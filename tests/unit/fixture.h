@@ -13,7 +13,7 @@
 enum {
 	FIXTURE_WORKERS = 2,
 	FIXTURE_LANES = 4, // up
-	FIXTURE_SLOTS = 64,
+	FIXTURE_SLOTS = 256,
 	FIXTURE_GROUPS = 4,   // slots behind those
 	FIXTURE_PEERS = 1024, // sessions made in one test
 	FIXTURE_RECORD_MAX = WIRE_MTU_MAX - WIRE_IP_OVERHEAD,
@@ -67,7 +67,7 @@ struct heard {
 	uint32_t tag;
 	struct wire_id address;
 	uint16_t length;
-	uint8_t *payload; // until the next fixture_clear
+	uint8_t *payload; // with its via in front, if it has one; until the next fixture_clear
 };
 
 struct fixture_worker {
@@ -170,6 +170,9 @@ void fixture_burst(struct fixture *fixture, unsigned int worker);
 
 /* Gives a worker what others handed over to it, up to a burst of it; returns how many. */
 unsigned int fixture_queue(struct fixture *fixture, unsigned int worker);
+
+/* A turn of a worker without records; returns whether there was something to do. */
+bool fixture_resume(struct fixture *fixture, unsigned int worker);
 
 void fixture_commands(struct fixture *fixture, unsigned int worker,
 		      const struct forward_command *commands, unsigned int n);

@@ -301,6 +301,10 @@ static int fate_of(const struct model *m, const struct message *message)
 			return DROP_MESSAGE_UNSUPPORTED;
 		return said->length > FORWARD_PAYLOAD_MAX ? (int)DROP_MESSAGE_TOO_LARGE : CONSUMED;
 	}
+	// a topic, perhaps
+	if (said->kind == WIRE_PUBLISH && message->class != WIRE_CONTROL &&
+	    (message->to == NOBODY || !m->places[message->to].routed))
+		return DROP_MESSAGE_NO_ROUTE;
 	if (message->class == WIRE_CONTROL ||
 	    (said->kind != WIRE_SEND && said->kind != WIRE_REQUEST && said->kind != WIRE_RESPONSE &&
 	     said->kind != WIRE_PING && said->kind != WIRE_PONG))

@@ -65,6 +65,7 @@ static int begin(void **state, unsigned int max)
 	};
 	struct member_config config = {
 		.max = max,
+		.groups_max = SOCIETY_GROUPS,
 		.lanes_up = 4,
 		.lanes_down = 2,
 		.mtu = 1500,
