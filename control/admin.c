@@ -135,14 +135,14 @@ static json_t *peer(const struct member_session *session, const char *state, uin
 
 	if (session->header.length)
 		address_format(address, &session->endpoint);
-	return json_pack("{ss ss ss ss sI sI ss ss s{si si} si sI sI}",                        //
+	return json_pack("{ss ss ss ss sI sI ss ss s{si si} si si sI sI}",                     //
 			 "id", member->text, "name", member->name, "cluster", member->cluster, //
 			 "state", state, "index", (json_int_t)session->index, "epoch",
 			 (json_int_t)session->epoch, "cipher", wire_aead_name(session->aead),
 			 "address", address, "lanes", "up", (int)session->lanes_up, "down",
-			 (int)session->lanes_down, "mtu", (int)session->mtu, "idle_ms",
-			 (json_int_t)member_idle_ms(session, now_ms), "joined_s",
-			 (json_int_t)((now_ms - session->joined_ms) / 1000));
+			 (int)session->lanes_down, "mtu", (int)session->mtu, "level",
+			 (int)member->level, "idle_ms", (json_int_t)member_idle_ms(session, now_ms),
+			 "joined_s", (json_int_t)((now_ms - session->joined_ms) / 1000));
 }
 
 static json_t *peers(const struct admin_subject *subject)

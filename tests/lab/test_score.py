@@ -62,7 +62,7 @@ def test_cut(relay, join, neighbours):
     # time helps; but it is remembered
     eventually(lambda: trust(relay, alice)["cut_s"] == 0, 10)
     alice.connect()
-    assert trust(relay, alice)["level"] == 3
+    assert trust(relay, alice)["level"] == relay.peers()[alice.identity.text]["level"] == 3
     assert alice.wait_tag(bob.send(alice.identity.id))
     # and an operator's word
     assert viaduct(relay, alice.identity.name, "pardon").returncode == 0
@@ -99,6 +99,21 @@ def test_watched(relay, join, neighbours):
         assert trust(relay, alice, "pardon")["ok"]
         lines = process.stdout.read().splitlines()
     assert [line.split()[0] for line in lines] == ["joined", "throttled", "pardoned"]
+
+
+@pytest.mark.relay(trust=SHORT, limits={"peer": {"messages_per_second": 500, "burst": 200}})
+def test_over_its_rate(relay, join, neighbours):
+    """Who sends too much loses more than what is too much."""
+    alice, bob = join("alice"), join("bob")
+
+    def flood():
+        for number in range(500):
+            alice.send(bob.identity.id)
+        alice.poll()
+        bob.poll()
+        return "limit" in causes(relay, alice)
+    eventually(flood, 10)
+    assert trust(relay, alice)["score"] < 1 and trust(relay, bob)["score"] == 1
 
 
 @pytest.mark.relay(trust=SHORT)
