@@ -9,13 +9,18 @@ lab=$build/@name@ ns_relay=viaduct-@name@-relay ns_peers=viaduct-@name@-peers
 . "@root@/scripts/lab.sh"
 viaduct=$build/client/viaduct
 
-peers=@peers@ bystanders=@bystanders@ engine='' arguments=()
+peers=@peers@ bystanders=@bystanders@ engine='' threads=0 arguments=()
 while [ $# != 0 ]; do
 	case $1 in
 		--peers) peers=${2-} ;;
 		--bystanders) bystanders=${2-} ;;
 		--engine)
 			engine=${2-}
+			shift $(($# > 1 ? 2 : 1))
+			continue
+			;;
+		--threads)
+			threads=${2-}
 			shift $(($# > 1 ? 2 : 1))
 			continue
 			;;
@@ -26,6 +31,7 @@ while [ $# != 0 ]; do
 done
 whole_number --peers "$peers" 1 20000
 whole_number --bystanders "$bystanders" 0 20000
+whole_number --threads "$threads" 0 64
 [ "$(id -u)" = 0 ] || die "needs root, for network namespaces and AF_XDP"
 
 finish()
@@ -67,11 +73,9 @@ limits:
 trust:
   revoked: $lab/revoked
 END
-	[ -z "$engine" ] || cat >>"$lab/viaductd.yaml" <<END
-crypto:
-  engine: $engine
-  required: yes
-END
+	printf 'crypto:\n  threads: %s\n' "$threads" >>"$lab/viaductd.yaml"
+	[ -z "$engine" ] ||
+		printf '  engine: %s\n  required: yes\n' "$engine" >>"$lab/viaductd.yaml"
 	mv "$lab/viaductd.yaml" "$lab/$1.yaml"
 }
 config small 100

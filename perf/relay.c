@@ -108,19 +108,48 @@ void relay_end(struct relay *relay, int signal)
 	waitpid(relay->pid, NULL, 0);
 }
 
-double relay_cpu(const struct relay *relay)
+/* Seconds that one of its threads has run; proc(5). */
+static double thread_cpu(const struct relay *relay, int thread)
 {
 	unsigned long long ns = 0;
 	char path[64];
 	FILE *file;
 
-	// the main thread is the control thread; proc(5)
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", relay->pid, relay->pid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", relay->pid, thread);
 	file = fopen(path, "re");
 	if (!file || fscanf(file, "%llu", &ns) != 1)
-		die("no schedstat of the relay's control thread");
+		die("no schedstat of a thread of the relay");
 	fclose(file);
 	return (double)ns / 1e9;
+}
+
+double relay_cpu(const struct relay *relay)
+{
+	return thread_cpu(relay, relay->pid); // the main thread is the control thread
+}
+
+double relay_helpers_cpu(const struct relay *relay)
+{
+	char path[300], name[32];
+	struct dirent *task;
+	double sum = 0;
+	FILE *file;
+	DIR *tasks;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", relay->pid);
+	tasks = opendir(path);
+	while (tasks && (task = readdir(tasks))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", relay->pid, task->d_name);
+		file = *task->d_name == '.' ? NULL : fopen(path, "re");
+		if (!file)
+			continue;
+		if (fgets(name, sizeof(name), file) && strncmp(name, "viaduct-tls", 11) == 0)
+			sum += thread_cpu(relay, atoi(task->d_name));
+		fclose(file);
+	}
+	if (tasks)
+		closedir(tasks);
+	return sum;
 }
 
 void relay_workers_first(const struct relay *relay)

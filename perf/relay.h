@@ -38,6 +38,9 @@ json_int_t relay_number(const struct relay *relay, const char *section, const ch
 /* Seconds that its control thread has run. */
 double relay_cpu(const struct relay *relay);
 
+/* The same of its threads that only do handshakes (crypto.threads). */
+double relay_helpers_cpu(const struct relay *relay);
+
 /* Lets its workers run before whatever else runs on their cores, which should be theirs alone. */
 void relay_workers_first(const struct relay *relay);
 

@@ -180,6 +180,8 @@ static const char usage[] =
 	"  --bystanders N   that send to each other meanwhile (default 50)\n"
 	"  --timeout S      for all to join (default 120)\n"
 	"  --engine NAME    an OpenSSL engine for the relay's handshakes\n"
+	"  --threads N      threads for them (default 0); rates are the control thread's all the\n"
+	"                   same, threads_us_per_handshake is theirs\n"
 	"  --json           print the result as JSON\n";
 
 static void options_read(struct options *o, struct relay *relay, int argc, char **argv)
@@ -239,7 +241,7 @@ int main(int argc, char **argv)
 	struct storm storm = {0}, *s = &storm;
 	struct crowd_report bystanding;
 	struct crowd crowd;
-	double base, memory, cpu, seconds, resumed_seconds, resumed_cpu, rate, raw;
+	double base, memory, cpu, helpers, seconds, resumed_seconds, resumed_cpu, rate, raw;
 	unsigned int joined, returned, spare;
 	json_int_t resumed;
 	uint64_t begin;
@@ -277,6 +279,7 @@ int main(int argc, char **argv)
 	joined_wait(s, s->options.peers, s->options.join_s);
 	seconds = (double)(now_ns() - begin) / 1e9;
 	cpu = relay_cpu(&s->relay) - cpu;
+	helpers = relay_helpers_cpu(&s->relay);
 	joined = s->joined;
 	rate = joined / cpu;
 	fprintf(stderr, "joined %u of %u in %.1f s, %" PRIu64 " tries failed\n", joined,
@@ -307,19 +310,20 @@ int main(int argc, char **argv)
 
 	sched_setaffinity(0, sizeof(core), &core);
 	raw = raw_rate(s);
-	result_print(
-		json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:i}",
-			  "joined", joined, "seconds", seconds, "handshakes_per_s", rate,
-			  "raw_handshakes_per_s", raw, "share_of_raw", rate / raw,
-			  "resumed_seconds", resumed_seconds, "resumed_per_s",
-			  (double)resumed / resumed_cpu, "bystander_sent",
-			  (json_int_t)bystanding.sent, "bystander_lost",
-			  (json_int_t)bystanding.lost, "bystander_p99_us_before",
-			  bystanding.p99_before, "bystander_p99_us_during", bystanding.p99_during,
-			  "relay_memory_mb", memory, "bytes_per_idle_peer",
-			  (memory - base) * 1048576 / s->options.peers, "failed",
-			  s->options.peers - returned),
-		s->options.as_json);
+	result_print(json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:f, s:f, s:f, "
+			       "s:f, s:i}",
+			       "joined", joined, "seconds", seconds, "handshakes_per_s", rate,
+			       "raw_handshakes_per_s", raw, "share_of_raw", rate / raw,
+			       "resumed_seconds", resumed_seconds, "resumed_per_s",
+			       (double)resumed / resumed_cpu, "threads_us_per_handshake",
+			       helpers * 1e6 / joined, "bystander_sent",
+			       (json_int_t)bystanding.sent, "bystander_lost",
+			       (json_int_t)bystanding.lost, "bystander_p99_us_before",
+			       bystanding.p99_before, "bystander_p99_us_during",
+			       bystanding.p99_during, "relay_memory_mb", memory,
+			       "bytes_per_idle_peer", (memory - base) * 1048576 / s->options.peers,
+			       "failed", s->options.peers - returned),
+		     s->options.as_json);
 	return joined == s->options.peers && returned == joined && resumed >= returned &&
 			       !bystanding.lost && !bystanding.failed
 		       ? EXIT_SUCCESS
