@@ -143,9 +143,10 @@ static void request_late(struct timer *timer)
 	call_fail(owner_of(timer, struct call, timer), -ETIMEDOUT);
 }
 
-int viaduct_request(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
-		    const struct viaduct_id *to, const void *data, size_t length,
-		    unsigned int timeout_ms, viaduct_response_cb *callback, void *user)
+static int request(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
+		   const struct viaduct_id *to, const struct peer_flagged *flagged,
+		   const void *data, size_t length, unsigned int timeout_ms,
+		   viaduct_response_cb *callback, void *user)
 {
 	struct call *call;
 	int ret;
@@ -159,7 +160,8 @@ int viaduct_request(struct viaduct_peer *peer, unsigned int lane, enum viaduct_c
 		return ret;
 	call->response = callback;
 	memcpy(&call->to, to, sizeof(call->to));
-	ret = peer_put(peer, lane, class, WIRE_REQUEST, to, call->tag, data, length);
+	ret = peer_put_flagged(peer, lane, class, WIRE_REQUEST, to, call->tag, flagged, data,
+			       length);
 	if (ret) {
 		call_free(call);
 		return ret;
@@ -167,6 +169,27 @@ int viaduct_request(struct viaduct_peer *peer, unsigned int lane, enum viaduct_c
 	call->timer.fire = request_late;
 	context_timer_in(peer->v, &call->timer, timeout_ms * MILLISECOND);
 	return 0;
+}
+
+int viaduct_request(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
+		    const struct viaduct_id *to, const void *data, size_t length,
+		    unsigned int timeout_ms, viaduct_response_cb *callback, void *user)
+{
+	return request(peer, lane, class, to, &(struct peer_flagged){0}, data, length, timeout_ms,
+		       callback, user);
+}
+
+int viaduct_request_sticky(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
+			   const struct viaduct_id *service, uint64_t key, const void *data,
+			   size_t length, unsigned int timeout_ms, viaduct_response_cb *callback,
+			   void *user)
+{
+	uint8_t bytes[WIRE_SERVICE_KEY];
+	const struct peer_flagged flagged = {WIRE_FLAG_KEY, bytes, sizeof(bytes)};
+
+	wire_put64(bytes, key);
+	return request(peer, lane, class, service, &flagged, data, length, timeout_ms, callback,
+		       user);
 }
 
 void call_responded(struct viaduct_peer *peer, const struct viaduct_message *response)

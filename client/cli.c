@@ -13,10 +13,10 @@
 bool cli_json;
 
 static const struct command *const commands[] = {
-	&command_ping,   &command_send,  &command_publish, &command_listen, &command_request,
-	&command_reply,  &command_watch, &command_status,  &command_peers,  &command_routes,
-	&command_topics, &command_drops, &command_events,  &command_revoke, &command_trust,
-	&command_reload, &command_drain, &command_cert,
+	&command_ping,     &command_send,    &command_publish, &command_listen, &command_request,
+	&command_reply,    &command_watch,   &command_status,  &command_peers,  &command_routes,
+	&command_topics,   &command_drops,   &command_events,  &command_revoke, &command_trust,
+	&command_services, &command_service, &command_reload,  &command_drain,  &command_cert,
 };
 
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };

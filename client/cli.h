@@ -30,7 +30,7 @@ struct command {
 extern const struct command command_ping, command_send, command_listen, command_request,
 	command_reply, command_watch, command_status, command_peers, command_routes, command_drops,
 	command_cert, command_events, command_revoke, command_trust, command_reload, command_drain,
-	command_publish, command_topics;
+	command_publish, command_topics, command_services, command_service;
 
 /* --json was given. */
 extern bool cli_json;

@@ -21,8 +21,9 @@ struct job {
 };
 
 static struct {
-	const char *command; // NULL: echo
-	unsigned int count;  // 0: until a signal
+	const char *command;                 // NULL: echo
+	struct viaduct_registration service; // name NULL: none
+	unsigned int count;                  // 0: until a signal
 	unsigned int replied;
 	struct job *jobs[TALK_EXTRA_MAX];
 } replying;
@@ -159,12 +160,32 @@ static void on_message(struct viaduct_peer *peer, const struct viaduct_message *
 		fprintf(stderr, "viaduct: the command can't be started: %s\n", strerror(-ret));
 }
 
+static void registered(struct viaduct_peer *peer, void *user, int error, const char *answer,
+		       size_t length)
+{
+	json_t *json = error ? NULL : json_loadb(answer, length, 0, NULL);
+	const char *detail = json_string_value(json_object_get(json, "detail"));
+
+	if (json_is_true(json_object_get(json, "ok")))
+		fprintf(stderr, "registered for %s\n", replying.service.name);
+	else
+		talk_end(viaduct_peer_user(peer),
+			 cli_fail(CLI_FAILED, "%s can't be registered for: %s",
+				  replying.service.name,
+				  detail ? detail : viaduct_strerror(error)));
+	json_decref(json);
+}
+
 static void reply_ready(struct talk *talk)
 {
 	char id[VIADUCT_ID_TEXT + 1];
 
 	viaduct_id_format(id, viaduct_peer_id(talk->peer));
 	fprintf(stderr, "replying as %s (%s)\n", viaduct_peer_name(talk->peer), id);
+	if (replying.service.name &&
+	    viaduct_register(talk->peer, &replying.service, registered, NULL))
+		talk_end(talk,
+			 cli_fail(CLI_FAILED, "%s can't be registered for", replying.service.name));
 }
 
 static int reply_run(int argc, char **argv)
@@ -172,6 +193,10 @@ static int reply_run(int argc, char **argv)
 	static const struct option options[] = {{"exec", required_argument, NULL, 'e'},
 						{"echo", no_argument, NULL, 'E'},
 						{"count", required_argument, NULL, 'c'},
+						{"service", required_argument, NULL, 's'},
+						{"weight", required_argument, NULL, 'w'},
+						{"region", required_argument, NULL, 'r'},
+						{"policy-version", required_argument, NULL, 'v'},
 						TALK_OPTIONS,
 						CLI_OPTIONS};
 	struct talk talk = {
@@ -188,6 +213,16 @@ static int reply_run(int argc, char **argv)
 			replying.command = optarg;
 		else if (option == 'E')
 			replying.command = NULL;
+		else if (option == 's')
+			replying.service.name = optarg;
+		else if (option == 'r')
+			replying.service.region = optarg;
+		else if (option == 'w')
+			replying.service.weight = (unsigned int)cli_number(
+				&command_reply, "--weight", optarg, 1, 1000);
+		else if (option == 'v')
+			replying.service.policy_version = (unsigned int)cli_number(
+				&command_reply, "--policy-version", optarg, 0, 1e9);
 		else
 			replying.count =
 				(unsigned int)cli_number(&command_reply, "--count", optarg, 1, 1e9);
@@ -206,13 +241,17 @@ static int reply_run(int argc, char **argv)
 
 const struct command command_reply = {
 	.name = "reply",
-	.arguments = "[--echo | --exec COMMAND] [--count N] [OPTION…]",
+	.arguments = "[--service NAME] [--echo | --exec COMMAND] [--count N] [OPTION…]",
 	.summary = "respond to requests",
 	.help = "      --echo             with what was asked (the default)\n"
 		"  -e, --exec COMMAND     with what this shell command prints; the request is its "
 		"stdin.\n"
 		"                         No response if it fails. At most 64 at the same time\n"
-		"  -c, --count N          stop after N responses; else at Ctrl-C\n" TALK_HELP
+		"  -c, --count N          stop after N responses; else at Ctrl-C\n"
+		"      --service NAME     register for this service\n"
+		"      --weight N         with so much capacity, 1 to 1000\n"
+		"      --region NAME      from this region\n"
+		"      --policy-version N shown to operators\n" TALK_HELP
 		"\nJoins again by itself whenever the relay was away.\n\n"
 		"Examples:\n"
 		"  viaduct reply --exec date\n"

@@ -135,6 +135,11 @@ static void on_joined(struct viaduct_peer *peer)
 	struct talk *talk = viaduct_peer_user(peer);
 
 	talk->to_relay = talk->target && !strcmp(talk->target, "relay");
+	if (talk->target && !strncmp(talk->target, "service:", 8)) {
+		viaduct_service_id(&talk->to, talk->target + 8);
+		begin(talk);
+		return;
+	}
 	if (talk->begun || !talk->target || talk->to_relay ||
 	    !viaduct_id_parse(&talk->to, talk->target))
 		begin(talk);

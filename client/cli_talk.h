@@ -56,7 +56,9 @@ struct talk {
 #define TALK_HELP_CLASS "      --class CLASS      bulk, normal (the default) or critical\n"
 #define TALK_HELP_PEER                                                                             \
 	"PEER is an id of 26 characters or a name, whole or without what it has in common with\n"  \
-	"yours: spiffe://lab/default/peer-2, other/peer-2, peer-2.\n\n"
+	"yours: spiffe://lab/default/peer-2, other/peer-2, peer-2. service:NAME is an instance "   \
+	"of a\n"                                                                                   \
+	"service.\n\n"
 
 /* As cli_option(), and handles TALK_OPTIONS. Sets the talk up at the first call. */
 int talk_option(struct talk *talk, int argc, char **argv, const char *letters,

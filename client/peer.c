@@ -458,16 +458,6 @@ int viaduct_send(struct viaduct_peer *peer, unsigned int lane, enum viaduct_clas
 	return ret ? ret : peer_put(peer, lane, class, WIRE_SEND, to, tag, data, length);
 }
 
-int viaduct_respond(struct viaduct_peer *peer, unsigned int lane,
-		    const struct viaduct_message *request, const void *data, size_t length)
-{
-	int ret = peer_sendable(peer, lane, request->class, length);
-
-	return ret ? ret
-		   : peer_put(peer, lane, request->class, WIRE_RESPONSE, &request->from,
-			      request->tag, data, length);
-}
-
 int viaduct_ping(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
 		 const struct viaduct_id *to, uint32_t tag, size_t padding)
 {

@@ -92,6 +92,18 @@ int peer_put(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class cl
 	     const struct viaduct_id *to, uint32_t tag, const void *data, size_t length);
 
 /* Frees a closed peer. */
+/* What stands before a payload, and the flags that say so. */
+struct peer_flagged {
+	uint8_t flags;
+	const void *bytes;
+	size_t size;
+};
+
+/* As peer_put(), with flags. */
+int peer_put_flagged(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
+		     uint8_t kind, const struct viaduct_id *to, uint32_t tag,
+		     const struct peer_flagged *flagged, const void *data, size_t length);
+
 void peer_free(struct viaduct_peer *peer);
 
 #endif

@@ -345,6 +345,7 @@ static void take_message(struct session *session, struct flow *flow,
 		.class = (enum viaduct_class) class,
 		.tag = wire_message_tag(wire->data),
 		.sealed = wire->flags & WIRE_FLAG_SEALED,
+		.failed = wire->kind == WIRE_RESPONSE && (wire->flags & WIRE_FLAG_FAILED),
 		.length = wire->length,
 	};
 	bool from_relay = !memcmp(wire->data + 8, &session->welcome.relay, WIRE_ID_SIZE);
@@ -355,6 +356,7 @@ static void take_message(struct session *session, struct flow *flow,
 	if (wire->flags & WIRE_FLAG_VIA) {
 		memcpy(&via, payload, sizeof(via));
 		message.via = &via;
+		message.through = via;
 		payload += WIRE_VIA_SIZE;
 	}
 	message.data = payload;

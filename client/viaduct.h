@@ -113,8 +113,10 @@ struct viaduct_message {
 	const struct viaduct_id *via; // the service or topic that it came through, or NULL
 	enum viaduct_kind kind;
 	enum viaduct_class class;
-	uint32_t tag; // the sender's
-	bool sealed;  // the payload is sealed end to end, so not readable as it is
+	uint32_t tag;              // the sender's
+	bool sealed;               // the payload is sealed end to end, so not readable as it is
+	bool failed;               // of a response: who was asked couldn't
+	struct viaduct_id through; // the same as `via`, for a copy of this; zero if that is NULL
 	const void *data;
 	size_t length; // bytes
 };
@@ -392,11 +394,15 @@ int viaduct_request(struct viaduct_peer *peer, unsigned int lane, enum viaduct_c
 		    unsigned int timeout_ms, viaduct_response_cb *callback, void *user);
 
 /*
- * Responds to a request: in its callback, or later with a copy of the struct (only `from`, `tag`
- * and `class` are used). Returns as viaduct_send().
+ * Responds to a request: in its callback, or later with a copy of the struct (only `from`, `tag`,
+ * `class` and `through` are used). Returns as viaduct_send().
  */
 int viaduct_respond(struct viaduct_peer *peer, unsigned int lane,
 		    const struct viaduct_message *request, const void *data, size_t length);
+
+/* The same, saying that it couldn't be done: the response is `failed` at who asked. */
+int viaduct_respond_failed(struct viaduct_peer *peer, unsigned int lane,
+			   const struct viaduct_message *request, const void *data, size_t length);
 
 /*
  * Pings peer `to`, or the relay if NULL, with `padding` further bytes each way. `pong` follows if
@@ -473,6 +479,42 @@ typedef void viaduct_control_cb(struct viaduct_peer *peer, void *user, int error
  */
 int viaduct_control(struct viaduct_peer *peer, const char *request, viaduct_control_cb *callback,
 		    void *user);
+
+/* ---- Services ---- */
+
+/*
+ * The id that stands for a service: what is sent to it, or asked of it, reaches one of the peers
+ * that registered for it. A request ends, besides as others do, with VIADUCT_NO_INSTANCE,
+ * VIADUCT_INSTANCE_GONE, VIADUCT_TIMEOUT or VIADUCT_REQUESTS_FULL.
+ */
+void viaduct_service_id(struct viaduct_id *id, const char *name);
+
+/* What a peer registers for. Zero everything first. */
+struct viaduct_registration {
+	const char *name;
+	const char *region;  // where the peer is, for services that prefer near ones; NULL: unsaid
+	unsigned int weight; // what it can, beside the others, 1 to 1000; 0: 1
+	unsigned int policy_version; // shown to operators
+};
+
+/*
+ * Registers for a service, or changes that. A registration lasts as long as the session: do it
+ * again in each `joined`. Returns as viaduct_resolve(); the answer has `ok`, and if that is false
+ * `error` and `detail`.
+ */
+int viaduct_register(struct viaduct_peer *peer, const struct viaduct_registration *registration,
+		     viaduct_control_cb *callback, void *user);
+int viaduct_unregister(struct viaduct_peer *peer, const char *name, viaduct_control_cb *callback,
+		       void *user);
+
+/*
+ * As viaduct_request() to a service's id. Requests of the same key go to the same instance, as
+ * long as that isn't overloaded and none comes or goes.
+ */
+int viaduct_request_sticky(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
+			   const struct viaduct_id *service, uint64_t key, const void *data,
+			   size_t length, unsigned int timeout_ms, viaduct_response_cb *callback,
+			   void *user);
 
 /* ---- Words ---- */
 

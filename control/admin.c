@@ -12,6 +12,7 @@
 #include "ledger.h"
 #include "log.h"
 #include "revoke.h"
+#include "services.h"
 
 enum {
 	BACKLOG = 16,
@@ -322,13 +323,17 @@ char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, cons
 		answer = reload_answer(subject->reload,
 				       json_is_true(json_object_get(question, "dry_run")),
 				       dataplane_now_ms());
+	else if (strcmp(command, "services") == 0)
+		answer = services_answer(subject->members->services);
+	else if (strcmp(command, "service") == 0)
+		answer = services_set(subject->members->services, question);
 	else if (strcmp(command, "drain") == 0)
 		answer = drain(subject, question);
 	else
 		answer = json_pack(
 			"{sb ss}", "ok", 0, "error",
 			"no such cmd; one of status, peers, routes, topics, drops, events, "
-			"revoke, trust, reload, drain");
+			"revoke, trust, reload, services, service, drain");
 	json_decref(question);
 	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
 	text = size ? malloc(size + 2) : NULL;

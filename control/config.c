@@ -41,6 +41,12 @@ static const cyaml_strval_t levels[] = {
 	{"error", LOG_ERROR},
 };
 
+static const cyaml_strval_t service_policies[] = {
+#define X(name, text) {text, SERVICE_##name + 1},
+	SERVICE_POLICY_LIST(X)
+#undef X
+};
+
 static const cyaml_schema_value_t address_value = {
 	CYAML_VALUE_STRING(CYAML_FLAG_DEFAULT, char[ADDRESS_TEXT], 1, ADDRESS_TEXT - 1)};
 static const cyaml_schema_value_t id_value = {
@@ -205,6 +211,35 @@ static const cyaml_schema_field_t topics_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t service_fields[] = {
+	TEXT(service, name, DEFAULT),
+	LIST(service, clusters, &cluster_value, CONFIG_SERVICE_CLUSTERS_MAX),
+	CHOICE(service, policy, service_policies),
+	CHOICE(service, second, service_policies),
+	NUMBER(service, share),
+	NUMBER(service, slow_start),
+	NUMBER(service, silent),
+	NUMBER(service, timeout),
+	NUMBER(service, eject),
+	CYAML_FIELD_END,
+};
+
+static const cyaml_schema_value_t service_value = {
+	CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, struct config_service, service_fields)};
+
+static const cyaml_schema_field_t services_fields[] = {
+	NUMBER(services, requests),
+	NUMBER(services, peer_requests),
+	NUMBER(services, peer_services),
+	CHOICE(services, policy, service_policies),
+	NUMBER(services, slow_start),
+	NUMBER(services, silent),
+	NUMBER(services, timeout),
+	NUMBER(services, eject),
+	LIST(services, names, &service_value, CONFIG_SERVICES_MAX),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t drain_fields[] = {
 	NUMBER(drain, seconds),
 	CYAML_FIELD_END,
@@ -216,10 +251,19 @@ static const cyaml_schema_field_t log_fields[] = {
 };
 
 static const cyaml_schema_field_t config_fields[] = {
-	SECTION(tls, DEFAULT),    SECTION(crypto, OPTIONAL),  SECTION(control, OPTIONAL),
-	SECTION(data, DEFAULT),   SECTION(session, OPTIONAL), SECTION(limits, OPTIONAL),
-	SECTION(trust, OPTIONAL), SECTION(policy, OPTIONAL),  SECTION(topics, OPTIONAL),
-	SECTION(drain, OPTIONAL), SECTION(log, OPTIONAL),     CYAML_FIELD_END,
+	SECTION(tls, DEFAULT),
+	SECTION(crypto, OPTIONAL),
+	SECTION(control, OPTIONAL),
+	SECTION(data, DEFAULT),
+	SECTION(session, OPTIONAL),
+	SECTION(limits, OPTIONAL),
+	SECTION(trust, OPTIONAL),
+	SECTION(policy, OPTIONAL),
+	SECTION(topics, OPTIONAL),
+	SECTION(services, OPTIONAL),
+	SECTION(drain, OPTIONAL),
+	SECTION(log, OPTIONAL),
+	CYAML_FIELD_END,
 };
 
 static const cyaml_schema_value_t config_schema = {
@@ -290,6 +334,19 @@ static const struct limit {
 	LIMIT(topics, rate, 0, 1000000, 10000),
 	LIMIT(topics, publisher_rate, 0, 1000000, 1000),
 	LIMIT(topics, cluster_joins, 0, 1, 0),
+	LIMIT(services, requests, 64, 1 << 22, 65536),
+	LIMIT(services, peer_requests, 1, 1 << 22, 4096),
+	LIMIT(services, peer_services, 0, 4096, 16),
+	LIMIT(services, policy, 1, SERVICE_POLICIES, SERVICE_LEAST_OUTSTANDING + 1),
+	LIMIT(services, slow_start, 1, CONFIG_SERVICE_MS, 10000),
+	LIMIT(services, silent, 50, CONFIG_SERVICE_MS, 800),
+	LIMIT(services, timeout, 50, CONFIG_SERVICE_MS, 5000),
+	LIMIT(services, eject, 1, 1000, 5),
+	{"services.names.share", 0, 0, 100, 0},
+	{"services.names.slow_start", 0, 1, CONFIG_SERVICE_MS, 0},
+	{"services.names.silent", 0, 50, CONFIG_SERVICE_MS, 0},
+	{"services.names.timeout", 0, 50, CONFIG_SERVICE_MS, 0},
+	{"services.names.eject", 0, 1, 1000, 0},
 	LIMIT(drain, seconds, 0, 3600, 5),
 	LIMIT(log, level, LOG_DEBUG, LOG_ERROR, LOG_INFO),
 };
@@ -323,6 +380,9 @@ static const struct form {
 	{"data.address", address_is_ip, "an IP address"},
 	{"trust.pins", is_id, "a peer's id, of 26 characters"},
 	{"topics.configured.name", is_group_name,
+	 "a-z, 0-9, '.', '_', '-' and '/', first a letter or digit, not beginning with viaduct or "
+	 "relay"},
+	{"services.names.name", is_group_name,
 	 "a-z, 0-9, '.', '_', '-' and '/', first a letter or digit, not beginning with viaduct or "
 	 "relay"},
 };
@@ -797,6 +857,14 @@ static const char *const live[] = {
 	"trust.block_seconds_max",
 	"policy.",
 	"topics.",
+	"services.peer_requests",
+	"services.peer_services",
+	"services.policy",
+	"services.slow_start",
+	"services.silent",
+	"services.timeout",
+	"services.eject",
+	"services.names",
 	"drain.",
 	"log.",
 };

@@ -27,9 +27,13 @@ enum {
 	CONFIG_PINS_MAX = 64,     // more are for a file
 	CONFIG_DEVICE_MAX = 64,
 	CONFIG_GROUPS_MAX = 65536,
-	CONFIG_GROUP_NAME = 65,    // bytes of a topic's name, with the NUL
-	CONFIG_TOPICS_MAX = 64,    // configured ones
-	CONFIG_TOPIC_CLUSTERS = 8, // of each
+	CONFIG_GROUP_NAME = 65,          // bytes of a topic's name, with the NUL
+	CONFIG_TOPICS_MAX = 64,          // configured ones
+	CONFIG_TOPIC_CLUSTERS = 8,       // of each
+	CONFIG_SERVICES_MAX = 64,        // that have settings of their own
+	CONFIG_SERVICE_CLUSTERS_MAX = 8, // that may register for one of them
+	CONFIG_SERVICE_NAME = 65,        // with the NUL
+	CONFIG_SERVICE_MS = 600000,      // the longest of their times
 	CONFIG_ERROR_MAX = CONFIG_PATH_MAX + 512,
 };
 
@@ -160,6 +164,31 @@ struct config {
 		} configured[CONFIG_TOPICS_MAX];
 		uint32_t configured_count;
 	} topics;
+	struct config_services {
+		int requests;      // under way, of all peers
+		int peer_requests; // of one
+		int peer_services; // that one may register for
+		// of services that don't say otherwise
+		int policy;     // enum service_policy, plus 1
+		int slow_start; // ms
+		int silent;     // ms
+		int timeout;    // ms
+		int eject;      // failures in a row
+		struct config_service {
+			char name[CONFIG_SERVICE_NAME];
+			char clusters[CONFIG_SERVICE_CLUSTERS_MAX][CONFIG_CLUSTER_MAX];
+			uint32_t clusters_count; // 0: whoever is first
+			// 0: as above
+			int policy;
+			int second; // 0: the same
+			int share;  // of the second one, percent
+			int slow_start;
+			int silent;
+			int timeout;
+			int eject;
+		} names[CONFIG_SERVICES_MAX];
+		uint32_t names_count;
+	} services;
 	struct config_drain {
 		int seconds;
 	} drain;

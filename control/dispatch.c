@@ -6,6 +6,7 @@
 
 #include "log.h"
 #include "requests.h"
+#include "services.h"
 
 enum {
 	TICK_MS = 10, // workers that stay awake don't wake us
@@ -104,6 +105,7 @@ static void on_tick(uv_timer_t *timer)
 	send_waiting(dispatch);
 	take_events(dispatch);
 	members_tick(dispatch->members, dataplane_now_ms());
+	services_tick(dispatch->members->services);
 }
 
 static void on_sweep(uv_timer_t *timer)

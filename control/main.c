@@ -28,6 +28,7 @@
 #include "node.h"
 #include "offload.h"
 #include "placement.h"
+#include "services.h"
 #include "tls.h"
 
 enum {
@@ -302,6 +303,22 @@ static void members_stop(struct viaductd *v)
 	members_fini(&v->members);
 }
 
+static int services_start(struct viaductd *v)
+{
+	uint8_t secret[16];
+
+	if (RAND_bytes(secret, sizeof(secret)) != 1)
+		return -EIO;
+	return services_new(&v->members.services, &v->members, &v->config.services,
+			    (unsigned int)v->config.data.workers, dataplane_now_us, secret);
+}
+
+static void services_stop(struct viaductd *v)
+{
+	services_free(v->members.services);
+	v->members.services = NULL;
+}
+
 static bool is_known(void *arg, const struct endpoint *remote)
 {
 	return known_has(arg, remote, dataplane_now_ms());
@@ -393,6 +410,7 @@ static int dataplane_begin(struct viaductd *v)
 		.mtu = (uint16_t)config->data.mtu,
 		.sessions = v->members.sessions,
 		.routes = &v->members.routes,
+		.requests = services_requests(v->members.services),
 		.aead = v->aead,
 		.aead_device = config->data.aead_device,
 	};
@@ -618,6 +636,7 @@ static const struct step {
 	{"RCU", rcu_start, rcu_stop},
 	{"AEAD", aead_start, NULL},
 	{"members", members_start, members_stop},
+	{"services", services_start, services_stop},
 	{"event loop", loop_start, loop_stop},
 	{"tickets", tickets_start, tickets_stop},
 	{"signals", signals_start, signals_stop},

@@ -12,6 +12,7 @@
 #include "dataplane.h"
 #include "fairness.h"
 #include "log.h"
+#include "services.h"
 
 /* What workers see of a session, and what dies with it when they no longer can. */
 struct publication {
@@ -65,6 +66,7 @@ static struct publication *publication_new(const struct members *members,
 	session->lanes_down = from->lanes_down;
 	session->cluster = cluster_of(members, from->member);
 	session->level = from->member->level;
+	session->region = from->member->region;
 	session->rx[0] = from->rx[0];
 	session->rx[1] = from->rx[1];
 	session->tx = from->tx;
@@ -341,6 +343,8 @@ static void end_current(struct members *members, struct member *member, const ch
 	route_remove(&members->routes, &member->id);
 	current_to_last(members, member, now_ms);
 	unpublish(&slot_of(members, session)->current);
+	if (members->services)
+		services_ended(members->services, member, false);
 	settle(members, member, true, now_ms);
 }
 
@@ -431,6 +435,8 @@ static int promote(struct members *members, struct member_session *session, uint
 	deadline_clear(session);
 	topics_come(members, member);
 
+	if (replaced && members->services)
+		services_ended(members->services, member, true);
 	if (replaced) {
 		note_left(members, replaced, "replaced");
 		say(members, replaced, "{\"event\":\"replaced\"}");
@@ -834,7 +840,13 @@ void member_set_level(struct members *members, struct member *member, uint8_t le
 
 static int renumber(struct members *members, struct member_session *session)
 {
-	if (!session || session->published->session.cluster == cluster_of(members, session->member))
+	const struct session *now;
+
+	if (!session)
+		return 0;
+	now = &session->published->session;
+	if (now->cluster == cluster_of(members, session->member) &&
+	    now->region == session->member->region)
 		return 0;
 	return publish(members, session, NULL);
 }

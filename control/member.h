@@ -105,6 +105,8 @@ struct member_config {
 	void *tell_arg;
 };
 
+struct services;
+
 struct members {
 	struct member_config config;
 	struct roster roster;
@@ -112,6 +114,7 @@ struct members {
 	struct route_table routes;
 	struct groups groups;
 	struct topics topics;
+	struct services *services;        // NULL: there are none
 	struct cds_list_head pending;     // sessions without a first record
 	struct cds_list_head overlapping; // with an old key
 	struct cds_list_head ending;      // that are the last one of their slot
@@ -210,7 +213,7 @@ void member_cut(struct members *members, struct member *member, unsigned int ret
 /* Tells the workers of a member's level of trust; out of memory it stays: try again. */
 void member_set_level(struct members *members, struct member *member, uint8_t level);
 
-/* Tells the workers of clusters that have got a number. Returns 0 or -ENOMEM. */
+/* Tells the workers of clusters that have got a number, and of regions. Returns 0 or -ENOMEM. */
 int members_number(struct members *members);
 
 /* Does what is due. Call it every 10 ms or so. */

@@ -7,6 +7,7 @@
 #include "fairness.h"
 #include "log.h"
 #include "revoke.h"
+#include "services.h"
 
 /* What has been read and is good. */
 struct candidate {
@@ -125,6 +126,7 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 	if (topics_configure(reload->members, &config->topics))
 		log_error("topics missing", "reason=%s",
 			  "no room for all of topics.configured, see topics.max");
+	services_configure(reload->members->services, &config->services);
 	revoke_enforce(reload->trust, reload->members, now_ms);
 }
 

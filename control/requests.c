@@ -4,6 +4,8 @@
 #include <jansson.h>
 #include <stdio.h>
 
+#include "services.h"
+
 enum { ANSWER_SIZE = FORWARD_PAYLOAD_MAX + 1 }; // with a NUL
 
 /* Copies a string field that fits. `needed`: whether there must be one. */
@@ -20,6 +22,20 @@ static bool get_text(const json_t *root, const char *key, bool needed, char *tex
 	return true;
 }
 
+/* Reads a whole number that may be there. */
+static bool get_number(const json_t *root, const char *key, int64_t otherwise, int64_t *number)
+{
+	const json_t *field = json_object_get(root, key);
+
+	*number = field ? json_integer_value(field) : otherwise;
+	return !field || json_is_integer(field);
+}
+
+static bool is_of_service(enum request_op op)
+{
+	return op == REQUEST_REGISTER || op == REQUEST_UNREGISTER;
+}
+
 static int parse_object(struct request *request, const json_t *root, const char **detail)
 {
 	static const char *const ops[] = {
@@ -33,6 +49,9 @@ static int parse_object(struct request *request, const json_t *root, const char 
 		[REQUEST_UNWATCH] = "unwatch",
 		[REQUEST_JOIN_TOPIC] = "join_topic",
 		[REQUEST_LEAVE_TOPIC] = "leave_topic",
+		[REQUEST_REGISTER] = "register",
+		[REQUEST_UNREGISTER] = "unregister",
+		[REQUEST_REGION] = "region",
 	};
 	const char *op = json_string_value(json_object_get(root, "op"));
 	char after[WIRE_ID_TEXT + 1], id[WIRE_ID_TEXT + 1], peer[WIRE_ID_TEXT + 1];
@@ -49,10 +68,23 @@ static int parse_object(struct request *request, const json_t *root, const char 
 		return -ENOTSUP;
 	request->op = (enum request_op)i;
 
+	*detail = "service must be a string of at most 255 bytes";
+	if (is_of_service(request->op) &&
+	    !get_text(root, "service", true, request->name, sizeof(request->name)))
+		return -EINVAL;
+	*detail = "region must be a string of at most 255 bytes";
+	if (!get_text(root, "region", request->op == REQUEST_REGION, request->region,
+		      sizeof(request->region)))
+		return -EINVAL;
+	*detail = "weight and policy_version must be whole numbers";
+	if (!get_number(root, "weight", 1, &request->weight) ||
+	    !get_number(root, "policy_version", 0, &request->policy_version))
+		return -EINVAL;
 	*detail = "name must be a string of at most 255 bytes";
 	needed = request->op == REQUEST_RESOLVE || request->op == REQUEST_JOIN_TOPIC ||
 		 request->op == REQUEST_LEAVE_TOPIC;
-	if (!get_text(root, "name", needed, request->name, sizeof(request->name)))
+	if (!is_of_service(request->op) &&
+	    !get_text(root, "name", needed, request->name, sizeof(request->name)))
 		return -EINVAL;
 	*detail = "cluster must be a string of at most 255 bytes";
 	if (!get_text(root, "cluster", false, request->cluster, sizeof(request->cluster)))
@@ -249,6 +281,37 @@ static size_t answer_topic(struct members *members, const struct request *reques
 	}
 }
 
+/* What concerns services: one call each, which says what is wrong, if anything. */
+static size_t answer_service(struct members *members, struct member *member,
+			     const struct request *request, char answer[ANSWER_SIZE])
+{
+	struct services_registration registration = {
+		.name = request->name,
+		.region = request->region,
+		.weight = request->weight,
+		.policy_version = request->policy_version,
+	};
+	const char *code, *detail;
+	char id[WIRE_ID_TEXT + 1];
+	struct wire_id wire;
+
+	if (!members->services)
+		return answer_error(answer, "unsupported", "this relay has no services");
+	if (request->op == REQUEST_REGISTER)
+		code = services_register(members->services, member, &registration, &detail);
+	else if (request->op == REQUEST_UNREGISTER)
+		code = services_unregister(members->services, member, request->name, &detail);
+	else
+		code = services_region(members->services, member, request->region, &detail);
+	if (code)
+		return answer_error(answer, code, detail);
+	if (request->op == REQUEST_REGION)
+		return answer_text(answer, "{\"ok\":true}");
+	groups_id(&wire, GROUP_SERVICE, request->name);
+	wire_id_format(id, &wire);
+	return (size_t)snprintf(answer, ANSWER_SIZE, "{\"ok\":true,\"id\":\"%s\"}", id);
+}
+
 void request_handle(struct members *members, struct reputation *reputation,
 		    const struct forward_event *event, uint64_t now_ms)
 {
@@ -280,6 +343,10 @@ void request_handle(struct members *members, struct reputation *reputation,
 		length = answer_text(answer, "{\"ok\":true,\"relays\":[]}");
 	} else if (request.op == REQUEST_LEAVE) {
 		length = answer_text(answer, "{\"ok\":true}");
+	} else if (request.op >= REQUEST_REGISTER && request.op <= REQUEST_REGION) {
+		if (session != session->member->current)
+			return;
+		length = answer_service(members, session->member, &request, answer);
 	} else if (request.op == REQUEST_WATCH) {
 		length = watch(members, session, &request, answer);
 	} else if (request.op == REQUEST_UNWATCH) {

@@ -17,17 +17,23 @@ enum request_op {
 	REQUEST_UNWATCH,
 	REQUEST_JOIN_TOPIC,
 	REQUEST_LEAVE_TOPIC,
+	REQUEST_REGISTER,
+	REQUEST_UNREGISTER,
+	REQUEST_REGION,
 	REQUEST_COUNT
 };
 
 struct request {
 	enum request_op op;
-	char name[IDENTITY_NAME_MAX + 1];
+	char name[IDENTITY_NAME_MAX + 1];    // or service
 	char cluster[IDENTITY_NAME_MAX + 1]; // "" for all
 	struct wire_id after;                // zero for from the first
 	struct wire_id id;                   // if `one`
 	bool one;
 	char token[MEMBER_TOKEN_TEXT + 1];
+	char region[IDENTITY_NAME_MAX + 1];
+	int64_t weight;
+	int64_t policy_version;
 	struct wire_id peer; // that a complaint is about
 	char reason[REPUTATION_REASON + 1];
 };

@@ -166,6 +166,7 @@ static int make(struct roster *roster, const struct identity *identity, struct m
 	member->certificate = identity->certificate;
 	wire_id_format(member->text, &member->id);
 	CDS_INIT_LIST_HEAD(&member->resting);
+	CDS_INIT_LIST_HEAD(&member->registrations);
 	result = file_name(roster, member, identity);
 	if (result) {
 		free(member);

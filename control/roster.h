@@ -26,6 +26,9 @@ struct member {
 	uint8_t level;        // of trust, see struct session
 	uint64_t takeover_ms; // rate limit, see roster_may_take_over()
 
+	struct cds_list_head registrations; // services.c's
+	uint8_t region;                     // its number; 0: not known
+
 	/* member.c's, see session_slot */
 	struct member_session *current;
 	struct member_session *next;

@@ -117,7 +117,7 @@ static const struct {
 	 "aead, aead_device, address"},
 	{TLS "data: {interface: eth0}\nlogs: {}\n",
 	 "3:1: logs: unknown; one of tls, crypto, control, data, session, limits, trust, policy, "
-	 "topics, drain, log"},
+	 "topics, services, drain, log"},
 	{TLS "data: {interface: eth0}\ntopics: {configured: [{name: A}]}\n",
 	 "3:30: topics.configured.name: A is not allowed; a-z, 0-9, '.', '_', '-' and '/', first a "
 	 "letter or digit, not beginning with viaduct or relay"},
@@ -130,6 +130,8 @@ static const struct {
 	 "3:30: topics.configured: more than topics.max or session.groups_max allows"},
 	{TLS "data: {interface: eth0}\ntopics: {configured: [{name: a, clusters: [\"\"]}]}\n",
 	 "3:44: topics.configured.clusters: must not be empty"},
+	{TLS "data: {interface: eth0}\nservices: {names: [{name: a, share: 101}]}\n",
+	 "3:37: services.names.share: 101 is not allowed; a whole number from 0 to 100"},
 	{TLS "data: {interface: eth0}\ntopics: {members: 0}\n",
 	 "3:19: topics.members: 0 is not allowed; a whole number from 1 to 1048576"},
 	{TLS "data:\n  interface: eth0\n  port: 1\n  port: 2\n", "5:3: data.port: is there twice"},
