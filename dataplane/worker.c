@@ -16,8 +16,8 @@
 
 enum {
 	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
-	SLEEP_MS = 1000,     // at most, in one piece
-	CATCH_UP_BURSTS = 8, // read before some are forwarded
+	SLEEP_MS = 1000,              // at most, in one piece
+	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
 };
 
 _Static_assert(sizeof(struct forward_input) <= RTE_PKTMBUF_HEADROOM / 2,
@@ -173,13 +173,13 @@ static inline unsigned int classify(struct worker *worker, struct rte_mbuf **buf
 
 // Reads one burst; `kept` of it are datagrams for us.
 static inline unsigned int read_burst(struct worker *worker, struct forward_input *inputs,
-				      unsigned int *kept, bool open)
+				      unsigned int *kept)
 {
 	struct rte_mbuf *buffers[FORWARD_BURST];
 	unsigned int n;
 
 	n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, buffers, FORWARD_BURST);
-	*kept = n ? classify(worker, buffers, n, inputs, open) : 0;
+	*kept = n ? classify(worker, buffers, n, inputs, true) : 0;
 	return n;
 }
 
@@ -195,18 +195,23 @@ static unsigned int forward_backlog(struct worker *worker)
 	return n;
 }
 
-// Reads on after a full burst, or while records wait, and forwards what is most important.
-static unsigned int __attribute__((noinline))
-catch_up(struct worker *worker, struct forward_input *inputs, unsigned int n, unsigned int kept)
+// Reads all that waits, up to a limit, and forwards what is most important. Many at a time, since
+// each pass over them has to wait for what another core or a device has written.
+static unsigned int __attribute__((noinline)) catch_up(struct worker *worker)
 {
-	unsigned int received = n;
+	struct forward_input inputs[CATCH_UP];
+	struct rte_mbuf *buffers[CATCH_UP];
+	unsigned int received = 0, n;
 
-	shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
-	for (int i = 1; n == FORWARD_BURST && i < CATCH_UP_BURSTS; i++) {
-		n = read_burst(worker, inputs, &kept, false);
-		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
+	do {
+		n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, &buffers[received],
+				     FORWARD_BURST);
+		for (unsigned int i = 0; i < n; i++)
+			rte_prefetch0(buffers[received + i]);
 		received += n;
-	}
+	} while (n == FORWARD_BURST && received + FORWARD_BURST <= CATCH_UP);
+	n = classify(worker, buffers, received, inputs, false);
+	shed_put(&worker->shed, &worker->forward, inputs, n, worker->now_ms);
 	return received + forward_backlog(worker);
 }
 
@@ -224,10 +229,15 @@ static bool sheds(struct worker *worker)
 static unsigned int receive(struct worker *worker)
 {
 	struct forward_input inputs[FORWARD_BURST];
-	unsigned int kept, n = read_burst(worker, inputs, &kept, !worker->shed.count);
+	unsigned int kept, n;
 
-	if (worker->shed.count || (n == FORWARD_BURST && sheds(worker)))
-		return catch_up(worker, inputs, n, kept);
+	if (worker->shed.count)
+		return catch_up(worker);
+	n = read_burst(worker, inputs, &kept);
+	if (n == FORWARD_BURST && sheds(worker)) {
+		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
+		return n + catch_up(worker);
+	}
 	if (kept)
 		forward_burst(&worker->forward, inputs, kept, worker->now_ms);
 	return n;

@@ -4,7 +4,7 @@
  * A generator on another core sends sealed records at a given rate through an in-memory port (rings
  * of mbufs) to the real worker, with shedding as viaductd has it by default; what the ring refuses
  * is lost. Records are sealed before each phase, with sequences that go on as on a wire; each peer
- * sends to the next one, so that the clear header of what arrives tells whose it is. Every 16th
+ * sends to the next one, so that the clear header of what arrives tells whose it is. Every 64th
  * critical record that arrives is opened, for how long it took from ring to ring. Phases, in turn,
  * medians over the rounds:
  *

@@ -21,22 +21,24 @@ void shed_init(struct shed *shed)
 /* The most that each sender may have so that all together have what was handled. */
 static uint32_t fair_share(const struct shed *shed)
 {
-	uint32_t share = 0, all = 0;
+	uint16_t arrived[SHED_SENDERS];
+	uint32_t n = 0, all = 0, share = 0;
 
-	for (int i = 0; i < SHED_SENDERS; i++)
-		all += shed->senders[i].arrived[WIRE_BULK];
+	for (int i = 0; i < SHED_SENDERS; i++) {
+		arrived[n] = shed->senders[i].arrived[WIRE_BULK];
+		all += arrived[n];
+		n += arrived[n] > 0;
+	}
 	if (all <= shed->handled)
 		return SHED_NO_SHARE;
 	for (int i = 0; i < FILLINGS; i++) {
 		uint32_t rest = shed->handled, above = 0, next;
 
-		for (int j = 0; j < SHED_SENDERS; j++) {
-			uint32_t arrived = shed->senders[j].arrived[WIRE_BULK];
-
-			if (arrived > share)
+		for (uint32_t j = 0; j < n; j++) {
+			if (arrived[j] > share)
 				above++;
 			else
-				rest -= least(arrived, rest);
+				rest -= least(arrived[j], rest);
 		}
 		next = above ? rest / above : share;
 		if (next <= share)
@@ -93,11 +95,13 @@ static enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sende
 		[WIRE_BULK] = SHED_BULK_OVER,
 	};
 
+	uint32_t share = class >= WIRE_CRITICAL ? SHED_CRITICAL_SHARES * shed->share : shed->share;
+
 	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
 		for (unsigned int i = 0; i <= class; i++)
 			sender->arrived[i]++;
 	}
-	if (sender->arrived[class] <= shed->share && !sender->waiting[class])
+	if (sender->arrived[class] <= share && !sender->waiting[class])
 		return within[class];
 	return over[class];
 }

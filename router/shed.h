@@ -9,10 +9,10 @@
  * The rank is the class that the header claims, as far as the sender (session index and source
  * address, so that nobody can speak for others) has not had its fair share of the worker in this
  * window of some milliseconds. What goes beyond that ranks below all that doesn't; so claiming to
- * be critical gains nobody more than its share. Higher classes use up the share first. The fair
- * share is the one at which all senders' records of the last window, cut at it, are what the worker
- * handled in that time (max-min fairness). A sender's records of one class stay in order: as long
- * as some wait in a lower rank, those that follow go there too.
+ * be critical gains nobody more than twice its share. Higher classes use up the share first. The
+ * fair share is the one at which all senders' records of the last window, cut at it, are what the
+ * worker handled in that time (max-min fairness). A sender's records of one class stay in order: as
+ * long as some wait in a lower rank, those that follow go there too.
  *
  * Class control has a part of the backlog and of each burst to itself, and no more while others
  * wait.
@@ -28,6 +28,7 @@ enum {
 	SHED_BACKLOG = 1024, // records
 	SHED_SENDERS = 4096, // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
+	SHED_CRITICAL_SHARES = 2,
 	SHED_NO_SHARE = 1 << 16,             // no sender is cut
 	SHED_FIRST_SHARE = SHED_BACKLOG / 4, // as long as nothing is known
 };
