@@ -33,6 +33,9 @@ struct seen {
 	char payload[2048];
 	uint8_t arrived[4096]; // how often each tag has come
 	bool close_on_message;
+	unsigned int changes;
+	char change[16], name[32];
+	uint64_t missed; // by all changes
 };
 
 static char directory[] = "/tmp/viaduct-client-XXXXXX";
@@ -145,6 +148,16 @@ static void on_path(struct viaduct_peer *peer, const char *address)
 	seen_by(peer)->paths++;
 }
 
+static void on_changed(struct viaduct_peer *peer, const struct viaduct_change *change)
+{
+	struct seen *seen = seen_by(peer);
+
+	seen->changes++;
+	snprintf(seen->change, sizeof(seen->change), "%s", change->what);
+	snprintf(seen->name, sizeof(seen->name), "%s", change->name);
+	seen->missed += change->missed;
+}
+
 static void on_rekeyed(struct viaduct_peer *peer, uint32_t epoch)
 {
 	seen_by(peer)->rekeyed++;
@@ -191,6 +204,7 @@ static const struct viaduct_callbacks callbacks = {
 	.error = on_error,
 	.pong = on_pong,
 	.path = on_path,
+	.changed = on_changed,
 	.rekeyed = on_rekeyed,
 	.warning = on_warning,
 	.failed = on_failed,
@@ -781,6 +795,43 @@ static void rekey_only_by_who_has_the_session(void **state)
 	stub->patch = NULL;
 }
 
+static void say_change(struct viaduct_peer *peer, const char *change, int sequence)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text),
+		 "{\"event\":\"peer\",\"change\":\"%s\",\"id\":\"aaaaaaaaaaaaaaaaaaaaaaaaaa\","
+		 "\"name\":\"n\",\"sequence\":%d}",
+		 change, sequence);
+	stub_say(stub, session_of(peer), text);
+}
+
+static void what_is_missed_is_counted(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	assert_int_equal(viaduct_watch(peer, "team", viaduct_peer_id(peer)), 0);
+	settle(peer); // the answer's sequence is 3
+	say_change(peer, "joined", 4);
+	run_until(seen.changes == 1);
+	assert_string_equal(seen.change, "joined");
+	assert_string_equal(seen.name, "n");
+	assert_int_equal(seen.missed, 0);
+	say_change(peer, "left", 7);
+	run_until(seen.changes == 2);
+	assert_int_equal(seen.missed, 2);
+	say_change(peer, "left", 6); // late
+	run_until(seen.changes == 3);
+	say_change(peer, "missed", 9);
+	run_until(seen.changes == 4);
+	assert_string_equal(seen.change, "missed");
+	assert_int_equal(seen.missed, 4);
+	say_change(peer, "joined", 10);
+	run_until(seen.changes == 5);
+	assert_int_equal(seen.missed, 4);
+}
+
 static void rekey_when_told(void **state)
 {
 	struct seen seen;
@@ -1238,6 +1289,7 @@ int main(void)
 		client_test(rekey_loses_nothing),
 		client_test(rekey_follows_the_records),
 		client_test(rekey_only_by_who_has_the_session),
+		client_test(what_is_missed_is_counted),
 		client_test(rekey_when_told),
 		client_test(roaming_loses_nothing),
 		client_test(replaced_peers_stay_away),

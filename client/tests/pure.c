@@ -347,12 +347,28 @@ static void events_are_read(void **state)
 	assert_string_equal(event.token, "t");
 	assert_int_equal(parse_event(&event, "{\"event\":\"replaced\"}"), 0);
 	assert_int_equal(event.kind, EVENT_REPLACED);
+	assert_int_equal(parse_event(&event, "{\"event\":\"peer\",\"change\":\"left\",\"id\":\"" ID
+					     "\",\"name\":\"n\",\"sequence\":7}"),
+			 0);
+	assert_int_equal(event.kind, EVENT_PEER);
+	assert_string_equal(event.change, "left");
+	assert_string_equal(event.name, "n");
+	assert_int_equal(event.sequence, 7);
+	assert_int_equal(parse_event(&event, "{\"event\":\"peer\",\"change\":\"missed\","
+					     "\"sequence\":9}"),
+			 0);
+	assert_string_equal(event.name, "");
 	assert_int_equal(parse_event(&event, "{\"event\":\"party\"}"), 0);
 	assert_int_equal(event.kind, EVENT_UNKNOWN);
 
 	assert_int_equal(parse_event(&event, "{\"event\":\"path\",\"address\":\"x\",\"port\":5}"),
 			 -EPROTO);
 	assert_int_equal(parse_event(&event, "{\"event\":\"challenge\"}"), -EPROTO);
+	assert_int_equal(parse_event(&event, "{\"event\":\"peer\",\"change\":\"left\","
+					     "\"sequence\":7}"),
+			 -EPROTO); // who?
+	assert_int_equal(parse_event(&event, "{\"event\":\"peer\",\"change\":\"missed\"}"),
+			 -EPROTO);
 	assert_int_equal(parse_event(&event, "{\"event\":5}"), -EPROTO);
 	assert_int_equal(parse_event(&event, "{}"), -EPROTO);
 	snprintf(text, sizeof(text), "{\"event\":\"challenge\",\"token\":\"%0200d\"}", 0);

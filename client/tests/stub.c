@@ -402,6 +402,8 @@ static void control(struct stub *stub, struct stub_session *session, uint32_t ta
 		session->address = session->candidate;
 		reply = strdup("{\"ok\":true}");
 		say_path(stub, session);
+	} else if (!strcmp(op, "watch")) {
+		reply = strdup("{\"ok\":true,\"sequence\":3}");
 	} else if (!strcmp(op, "leave")) {
 		reply = strdup("{\"ok\":true}");
 		leave = true;
