@@ -154,13 +154,15 @@ def drops(own, *options):
                           capture_output=True, check=True, timeout=10).stdout
 
 
-def overwhelm(own, send):
-    """Has send() happen while nobody works, and waits until all of it is dealt with."""
+def overwhelm(own, count, send):
+    """Has send() send so many records while nobody works, and waits until all are dealt with."""
+    before = own.drops().records["received"]
     os.kill(own.process.pid, signal.SIGSTOP)
     try:
         send()
     finally:
         os.kill(own.process.pid, signal.SIGCONT)
+    eventually(lambda: own.drops().records["received"] >= before + count)
 
 
 def test_critical_survives(own, join):
@@ -171,7 +173,7 @@ def test_critical_survives(own, join):
         for number in range(1600):
             klass = CRITICAL if number % 16 == 0 else NORMAL if number % 16 == 1 else BULK
             one.send(other.identity.id, kind=RESPONSE, klass=klass)
-    overwhelm(own, send)
+    overwhelm(own, 1600, send)
     now = own.ledger()
     records, messages = now - before
     assert records["received"] >= 1600 and set(records["dropped"]) == {"shed_bulk"}
@@ -194,7 +196,7 @@ def test_flood_beside_others(own, join):
         say(flooder, friend, 1600, kind=RESPONSE)
         for other in others:
             say(other, reader, 20)
-    overwhelm(own, send)
+    overwhelm(own, 1700, send)
     assert arrived(listen(reader)[reader]) == 100
     assert own.ledger().records["dropped"]["shed_normal"] > 100
 
@@ -203,5 +205,5 @@ def test_no_shedding(own, join):
     """Then the ring is what overflows, whatever is in it."""
     one, other = join("one"), join("other")
     assert limit(own, shed="no")["ok"]
-    overwhelm(own, lambda: say(one, other, 1600, kind=RESPONSE, klass=BULK))
+    overwhelm(own, 1600, lambda: say(one, other, 1600, kind=RESPONSE, klass=BULK))
     assert own.ledger().records["dropped"]["shed_bulk"] == 0
