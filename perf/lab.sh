@@ -67,6 +67,10 @@ config()
 	cat >>"$lab/viaductd.yaml" <<END
 session:
   max: $2
+services:
+  slow_start: 100
+  names:
+$(printf '    - {name: %s, policy: %s}\n' round_robin{,} weighted{,} least_outstanding{,} response_time{,} proximity{,})
 limits:
   source_handshakes: 10000
   source_handshakes_per_second: 100000

@@ -125,7 +125,7 @@ static int ask(uint32_t tag)
 	int at = choose(NULL);
 
 	if (at < 0)
-		fail();
+		abort();
 	assert_non_null(service_enter(s.requests, s.asks->session, tag, WIRE_NORMAL,
 				      s.instances[at], s.service->settings.policy[0], now_us()));
 	return at;
