@@ -127,9 +127,9 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 
 	for (size_t i = 0; i < sizeof(secret); i++)
 		secret[i] = (uint8_t)memory_random();
-	memory->sessions = session_table_new(config->slots, 0);
-	if (!memory->sessions ||
-	    route_table_init(&memory->routes, memory->sessions, config->slots, secret))
+	memory->sessions = session_table_new(config->slots, config->groups);
+	if (!memory->sessions || route_table_init(&memory->routes, memory->sessions,
+						  config->slots + config->groups, secret))
 		memory_fail("out of memory");
 	memory->sequences = memory_reserve(config->sessions, sizeof(*memory->sequences));
 	memory->up_keys = memory_reserve(config->sessions, sizeof(*memory->up_keys));
@@ -149,11 +149,11 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 	}
 }
 
-static void make_ports(struct memory *memory)
+static void make_ports(struct memory *memory, uint32_t buffers)
 {
 	struct rte_eth_conf conf = {0};
 
-	memory->pool = rte_pktmbuf_pool_create("buffers", BUFFERS, 512, 0,
+	memory->pool = rte_pktmbuf_pool_create("buffers", buffers ? buffers : BUFFERS, 512, 0,
 					       RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
 	if (!memory->pool)
 		memory_fail("no memory for buffers");
@@ -266,7 +266,7 @@ void memory_init(struct memory *memory, const struct memory_config *config)
 	// as in viaductd, where the control thread makes them
 	node_prefer(NODE_ANY);
 	make_tables(memory, config);
-	make_ports(memory);
+	make_ports(memory, config->buffers);
 	make_workers(memory);
 }
 

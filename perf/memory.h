@@ -25,7 +25,9 @@ struct memory_config {
 	const char *aead_device; // for cryptodev
 	unsigned int workers;
 	uint32_t sessions;
-	uint32_t slots; // at least as many; those behind stand for the same sessions in turn
+	uint32_t slots;   // at least as many; those behind stand for the same sessions in turn
+	uint32_t groups;  // slots behind those, for services and topics
+	uint32_t buffers; // 0: so many that they are in no cache
 };
 
 struct memory {

@@ -431,6 +431,38 @@ static void errors_have_words(void **state)
 	assert_string_equal(viaduct_reason_name(99), "unknown");
 }
 
+static int done(struct refusal *refusal, const char *text)
+{
+	return answer_parse_done(refusal, text, strlen(text));
+}
+
+static void requests_are_done_or_refused(void **state)
+{
+	struct refusal refusal;
+
+	assert_int_equal(done(&refusal, "{\"ok\":true}"), 0);
+	assert_int_equal(
+		done(&refusal, "{\"ok\":false,\"error\":\"limit\",\"detail\":\"no\\u0007\"}"),
+		-EACCES);
+	assert_string_equal(refusal.code, "limit");
+	assert_string_equal(refusal.detail, "no?");
+	assert_int_equal(done(&refusal, "{\"ok\":false}"), -EACCES);
+	assert_string_equal(refusal.code, "");
+	assert_int_equal(done(&refusal, "{}"), -EPROTO);
+	assert_int_equal(done(&refusal, "no"), -EPROTO);
+}
+
+static void topics_have_ids(void **state)
+{
+	struct viaduct_id id;
+	char text[VIADUCT_ID_TEXT + 1];
+
+	// printf 'viaduct topic build/status' | sha256sum
+	viaduct_topic_id(&id, "build/status");
+	viaduct_id_format(text, &id);
+	assert_string_equal(text, "uwyikoefciqp7xcaisuk4ln2m4");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -447,6 +479,8 @@ int main(void)
 		cmocka_unit_test(lists_are_read),
 		cmocka_unit_test(ids_have_one_text),
 		cmocka_unit_test(errors_have_words),
+		cmocka_unit_test(requests_are_done_or_refused),
+		cmocka_unit_test(topics_have_ids),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
