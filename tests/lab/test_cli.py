@@ -188,6 +188,22 @@ def test_both_ends(tool, relay, federation, identities):
     finish(replier)
 
 
+def test_service(tool, relay, federation, identities):
+    """Somebody stands behind a name, is asked through it, and is set another policy."""
+    name = f"{identities('carol').name.split('/')[-2]}.echo"
+    other = Tool(federation.trust, identities("carol"), relay.admin_socket)
+    replier = other.start("reply", "--service", name, "--weight", "3", "--count", "1")
+    eventually(lambda: name in tool.run("services").stdout)
+    assert "round_robin" in tool.run("service", name, "--policy", "round_robin").stdout
+    tool.run("service", name, "--policy", "best", status=1)
+    shown = {service["name"]: service for service in tool.json("services")[0]["services"]}[name]
+    assert shown["settings"]["policy"] == "round_robin"
+    assert shown["instances"][0]["weight"] == 3
+    assert tool.run("request", f"service:{name}", "hello").stdout.strip() == "hello"
+    finish(replier)
+    tool.run("request", f"service:{name}", "hello", status=1)
+
+
 def test_data_port_unreachable(tool):
     """UDP to the data port is dropped on the way: it says so, soon."""
     run("nft", "add", "table", "inet", "unreachable")
