@@ -188,7 +188,8 @@ static unsigned int forward_backlog(struct worker *worker)
 	struct forward_input inputs[FORWARD_BURST];
 	unsigned int n = shed_take(&worker->shed, inputs, FORWARD_BURST);
 
-	worker->forward.overloaded = worker->shed.count > 0;
+	// a burst or two that came at once are no reason to be strict
+	worker->forward.overloaded = worker->shed.count > SHED_BACKLOG / 2;
 	if (n)
 		forward_burst(&worker->forward, inputs, n, worker->now_ms);
 	worker->forward.overloaded = false;
