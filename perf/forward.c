@@ -355,8 +355,9 @@ static int bare_run(void *arg)
 				jobs[i].record = rte_pktmbuf_mtod_offset(buffers[i], uint8_t *,
 									 MEMORY_HEADER);
 				jobs[i].length = rte_pktmbuf_data_len(buffers[i]) - MEMORY_HEADER;
-				rte_prefetch0(jobs[i].record);
-				rte_prefetch0(jobs[i].record + 64);
+				// as the worker does
+				for (unsigned int line = 0; line < 4; line++)
+					rte_prefetch0(jobs[i].record - MEMORY_HEADER + 64 * line);
 			}
 			aead->open(bare->aead, jobs, n);
 			for (unsigned int i = 0; i < n; i++) {
