@@ -59,20 +59,20 @@ static void on_pong(struct viaduct_peer *peer, const struct viaduct_id *from, ui
 
 static void summarise(void)
 {
-	double mean = ping.received ? (double)(ping.sum / ping.received) : 0;
+	uint64_t mean = ping.received ? ping.sum / ping.received : 0; // ns
 
 	if (cli_json) {
 		cli_print(json_pack("{si si si s{sf sf sf}}", "sent", (int)ping.sent, "received",
 				    (int)ping.received, "lost", (int)(ping.sent - ping.received),
-				    "rtt_us", "min", (double)ping.min / 1e3, "mean", mean / 1e3,
-				    "max", (double)ping.max / 1e3));
+				    "rtt_us", "min", (double)ping.min / 1e3, "mean",
+				    (double)mean / 1e3, "max", (double)ping.max / 1e3));
 		return;
 	}
 	printf("%u sent, %u received, %u lost", ping.sent, ping.received,
 	       ping.sent - ping.received);
 	if (ping.received)
 		printf("; round trip min %.3f, mean %.3f, max %.3f ms", (double)ping.min / 1e6,
-		       mean / 1e6, (double)ping.max / 1e6);
+		       (double)mean / 1e6, (double)ping.max / 1e6);
 	printf("\n");
 }
 

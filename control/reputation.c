@@ -27,6 +27,8 @@ void reputation_init(struct reputation *reputation, const struct config_trust *c
 
 static void record_free(struct record *record)
 {
+	if (!record)
+		return;
 	free(record->name);
 	free(record);
 }
@@ -707,8 +709,7 @@ int reputation_read(struct reputation *reputation, FILE *file, uint64_t now_ms, 
 		json_decref(line);
 		if (!read || find(reputation, &read->id)) {
 			*bad += 1;
-			if (read)
-				record_free(read);
+			record_free(read);
 			continue;
 		}
 		record = record_of(reputation, &read->id, now_ms);

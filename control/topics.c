@@ -319,19 +319,19 @@ static int wish_find(const struct topic_peer *peer, const struct topic_entry *to
 /* Room for one more wish. Returns 0, -ENOSPC or -ENOMEM. */
 static int wish_room(struct topics *topics, uint32_t slot)
 {
-	struct topic_peer *peer = topics->peers[slot];
+	struct topic_peer *peer = topics->peers[slot], *grown;
 	unsigned int count = peer ? peer->count : 0, room = count ? 2 * count : 4;
 
 	if (count >= (unsigned int)topics->config.per_peer)
 		return -ENOSPC;
 	if (peer && count < peer->room)
 		return 0;
-	peer = realloc(peer, sizeof(*peer) + room * sizeof(peer->wishes[0]));
-	if (!peer)
+	grown = realloc(peer, sizeof(*grown) + room * sizeof(grown->wishes[0]));
+	if (!grown)
 		return -ENOMEM;
-	peer->count = count;
-	peer->room = room;
-	topics->peers[slot] = peer;
+	grown->count = count;
+	grown->room = room;
+	topics->peers[slot] = grown;
 	return 0;
 }
 
@@ -599,8 +599,9 @@ int topics_configure(struct members *members, const struct config_topics *config
 		if (made)
 			result = made;
 	}
-	cds_list_for_each_entry (topic, &topics->all, node)
+	cds_list_for_each_entry (topic, &topics->all, node) {
 		configure_entry(members, topic, configured(config, topic->name));
+	}
 	return result;
 }
 
@@ -650,8 +651,9 @@ void topics_fini(struct members *members)
 	struct topics *topics = &members->topics;
 	struct topic_entry *topic, *next;
 
-	cds_list_for_each_entry_safe (topic, next, &topics->all, node)
+	cds_list_for_each_entry_safe (topic, next, &topics->all, node) {
 		topic_end(members, topic);
+	}
 	for (uint32_t i = 0; i < members->sessions->slots; i++)
 		free(topics->peers[i]);
 	free(topics->peers);

@@ -582,12 +582,12 @@ static inline void deliver(struct forward *forward, struct forward_message *mess
 {
 	const struct forward_record *in = message->in;
 	const struct session *to = message->to;
-	enum drop_message reason = message->verdict;
+	enum drop_message reason = DROP_MESSAGE_NO_BUFFER;
 	struct forward_input *input = NULL;
 
-	if (reason != DROP_MESSAGE_COUNT) {
+	if (message->verdict != DROP_MESSAGE_COUNT) {
 		if (!(message->marks & FORWARD_FLAGGED)) {
-			drop_message(forward, message, reason, now_ms);
+			drop_message(forward, message, message->verdict, now_ms);
 			return;
 		}
 		if (!clear_flagged(forward, message, now_ms))

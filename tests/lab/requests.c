@@ -137,7 +137,7 @@ int main(int argc, char **argv)
 	if (argc != 4 || !a || !v)
 		goto out;
 	a->each = (unsigned int)strtoul(argv[3], NULL, 10);
-	if (peers_open(a, v, argv[1], argv[2]))
+	if (!a->each || peers_open(a, v, argv[1], argv[2]) || !a->count)
 		goto out;
 	a->held = calloc((size_t)a->count * a->each, sizeof(*a->held));
 	numbers = calloc((size_t)a->count * a->each, sizeof(*numbers));

@@ -640,8 +640,10 @@ static void respond(struct peer *from, const struct wire_id *to, uint32_t tag,
 {
 	static uint64_t sequence;
 	struct wire_record header = {
-		.class = WIRE_NORMAL, .index = from->index, .lane = 1, .sequence = sequence++};
+		.class = WIRE_NORMAL, .index = from->index, .lane = 1, .sequence = sequence};
 	uint8_t text[WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE + 3];
+
+	sequence++;
 
 	wire_message_put(text, 3, WIRE_RESPONSE, WIRE_HOP_LIMIT, WIRE_FLAG_VIA | flags, tag, to);
 	memcpy(text + WIRE_MESSAGE_HEADER, via, WIRE_VIA_SIZE);
