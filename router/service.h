@@ -129,7 +129,7 @@ struct service_requests {
 	uint32_t mask;     // buckets - 1
 	uint32_t peer_max; // that one peer may have under way; control writes, workers read
 			   // (relaxed)
-	struct service_entry entries[][SERVICE_BUCKET];
+	struct service_entry entries[][SERVICE_BUCKET] __attribute__((aligned(64)));
 };
 
 /* Control thread. Room for `entries` requests, rounded up to a power of two. `secret`: random.

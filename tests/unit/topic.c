@@ -55,7 +55,8 @@ static struct topic_members *members_new(const uint32_t *slots, unsigned int n)
 
 	assert_non_null(members);
 	members->count = n;
-	memcpy(members->slots, slots, n * sizeof(slots[0]));
+	if (n)
+		memcpy(members->slots, slots, n * sizeof(slots[0]));
 	return members;
 }
 
