@@ -539,7 +539,7 @@ json_t *reputation_answer(struct reputation *reputation, const json_t *question,
 
 /* Keeping */
 
-enum { FORMAT = 1 };
+enum { FORMAT = 1, AGES_S = 1000000000 };
 
 int reputation_copy(struct reputation *copy, const struct reputation *reputation)
 {
@@ -666,7 +666,7 @@ static struct record *read_record(const struct reputation *reputation, json_t *l
 	record->pinned = pinned;
 	snprintf(record->reason, sizeof(record->reason), "%s", reason ? reason : "");
 	score_decay(&record->score, reputation->half_life_s,
-		    (uint64_t)(((double)age_s + since_s) * 1000));
+		    (uint64_t)(fmin((double)age_s + since_s, AGES_S) * 1000));
 	record->score.at_ms = now_ms;
 
 	struck_s = (double)cut_ago_s + since_s;
@@ -701,7 +701,7 @@ int reputation_read(struct reputation *reputation, FILE *file, uint64_t now_ms, 
 	}
 	json_decref(line);
 	// a clock that was set back makes nothing younger
-	since_s = wall_s > written ? (double)(wall_s - written) : 0;
+	since_s = fmax(0, (double)wall_s - (double)written);
 	result = 0;
 	while (result == 0 && getline(&text, &size, file) > 0) {
 		line = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
