@@ -188,7 +188,7 @@ def test_come_back_after_leaving(join):
 
 
 @pytest.mark.parametrize("kind, reason", [(SEND, "no_route"), (REQUEST, "no_route"),
-                                          (PUBLISH, "unsupported")])
+                                          (PUBLISH, "no_route")])
 def test_sender_is_told(relay, join, neighbours, kind, reason):
     alice = join("alice")
     before = relay.drops()
@@ -197,6 +197,14 @@ def test_sender_is_told(relay, join, neighbours, kind, reason):
     assert error.reason == reason
     assert (error.address, error.payload) == (alice.relay, b"")
     relay.expect_drops(before, messages={reason: 1})
+
+
+def test_publish_to_a_peer(relay, join, neighbours):
+    alice, bob = join("alice"), join("bob")
+    before = relay.drops()
+    error = alice.wait_tag(alice.send(bob.identity.id, b"payload", kind=PUBLISH))
+    assert error.reason == "unsupported"
+    relay.expect_drops(before, messages={"unsupported": 1})
 
 
 @pytest.mark.parametrize("kind, reason", [(RESPONSE, "no_route"), (PING, "no_route"),

@@ -268,7 +268,8 @@ class Vandal:
         self.tell(self.giant, "hop_limit", Message(SEND, self.bad.identity.id, hop_limit=0))
 
     def drop_unsupported(self):
-        self.tell(self.giant, "unsupported", Message(PUBLISH, NOBODY), Message(99, NOBODY))
+        self.tell(self.giant, "unsupported", Message(PUBLISH, self.bad.identity.id),
+                  Message(99, NOBODY))
 
     def drop_too_large(self):
         self.tell(self.giant, "too_large", Message(SEND, self.bad.identity.id, bytes(1300)))
