@@ -1,7 +1,9 @@
 """Fixtures of the lab tests: namespaces, certificates, viaductd, well-behaved neighbours."""
 
 import itertools
+import json
 import os
+import socket
 import threading
 import time
 
@@ -234,3 +236,24 @@ def neighbours(join):
     thread.start()
     yield thread
     thread.finish()
+
+
+@pytest.fixture
+def watch(relay):
+    """Gives the next event of a peer, or of an identity."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(5)
+    sock.connect(relay.admin_socket)
+    sock.sendall(b'{"cmd":"events"}\n')
+    file = sock.makefile()
+    assert json.loads(file.readline()) == {"ok": True}
+
+    def next_of(peer):
+        identity = getattr(peer, "identity", peer)
+        while True:
+            event = json.loads(file.readline())
+            if event["id"] == identity.text:
+                return event
+    yield next_of
+    file.close()
+    sock.close()

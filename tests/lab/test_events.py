@@ -12,27 +12,6 @@ from netns import PEER_V4
 from relay import CONTROL_V4, VIADUCT, eventually
 
 
-@pytest.fixture
-def watch(relay):
-    """Gives the next event of a peer, or of an identity."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(5)
-    sock.connect(relay.admin_socket)
-    sock.sendall(b'{"cmd":"events"}\n')
-    file = sock.makefile()
-    assert json.loads(file.readline()) == {"ok": True}
-
-    def next_of(peer):
-        identity = getattr(peer, "identity", peer)
-        while True:
-            event = json.loads(file.readline())
-            if event["id"] == identity.text:
-                return event
-    yield next_of
-    file.close()
-    sock.close()
-
-
 def test_life_of_a_peer(relay, join, watch, neighbours):
     alice = join("alice")
     joined = watch(alice)

@@ -86,19 +86,17 @@ def test_restart(relay, join):
 
 
 @pytest.mark.relay(trust=SHORT)
-def test_watched(relay, join, neighbours):
+def test_watched(relay, join, watch, neighbours):
     """Each step is an event."""
-    with subprocess.Popen([VIADUCT, "events", "--count", "3", "--socket", relay.admin_socket],
-                          stdout=subprocess.PIPE, text=True) as process:
-        alice = eventually(lambda: join("alice"))
-        begin = time.monotonic()
-        while trust(relay, alice)["level"] == 0 and time.monotonic() < begin + 20:
-            misbehave(alice, 0.5)
-            alice.events.clear()
-        assert trust(relay, alice)["level"] == 1
-        assert trust(relay, alice, "pardon")["ok"]
-        lines = process.stdout.read().splitlines()
-    assert [line.split()[0] for line in lines] == ["joined", "throttled", "pardoned"]
+    alice = join("alice")
+    assert watch(alice)["event"] == "joined"
+    begin = time.monotonic()
+    while trust(relay, alice)["level"] == 0 and time.monotonic() < begin + 20:
+        misbehave(alice, 0.5)
+        alice.events.clear()
+    assert trust(relay, alice)["level"] == 1
+    assert trust(relay, alice, "pardon")["ok"]
+    assert [watch(alice)["event"] for _ in range(3)] == ["throttled", "pardoned", "recovered"]
 
 
 @pytest.mark.relay(trust=SHORT, limits={"peer": {"messages_per_second": 500, "burst": 200}})
