@@ -44,6 +44,10 @@ class Lab:
                 run("ip", "-n", namespace, "address", "add", f"{address}/24", "dev", interface)
             run("ip", "-n", namespace, "address", "add", f"{v6}/64", "dev", interface, "nodad")
             run("ip", "-n", namespace, "link", "set", interface, "up")
+        # veth holds 256 packets and drops what comes on top, whosever it is, unless a queue in
+        # front of it can be told to wait (since Linux 6.16)
+        run("tc", "-n", self.peers, "qdisc", "add", "dev", PEERS_INTERFACE, "root", "pfifo",
+            "limit", "10000")
 
     def down(self):
         self.leave()
