@@ -15,6 +15,7 @@
 
 #include "histogram.h"
 #include "measure.h"
+#include "options.h"
 #include "relay.h"
 #include "viaduct.h"
 
@@ -25,7 +26,6 @@ enum {
 	DEAD = 13,
 	POLICIES = 5,
 	PENDING = 65536,
-	EXIT_USAGE = 2,
 	JOIN_S = 10,
 	TIMEOUT_MS = 20000, // above the relay's own, so that what it forgets is seen
 	STEP_MS = 100,
@@ -357,10 +357,11 @@ static const char usage[] =
 int main(int argc, char **argv)
 {
 	static const struct option names[] = {
-		{"seconds", required_argument, NULL, 's'}, {"rate", required_argument, NULL, 'r'},
-		{"json", no_argument, NULL, 'j'},          {"lab", required_argument, NULL, 'l'},
-		{"netns", required_argument, NULL, 'N'},   {"build", required_argument, NULL, 'B'},
-		{"help", no_argument, NULL, 'h'},          {0},
+		{"seconds", required_argument, NULL, 's'},
+		{"rate", required_argument, NULL, 'r'},
+		{"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
 	};
 	unsigned int seconds = 9, rate = 2000;
 	json_t *all = json_object(), *result;
@@ -374,22 +375,13 @@ int main(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "h", names, NULL)) != -1) {
 		switch (c) {
 		case 's':
-			seconds = number("seconds", optarg, 3, 3600);
+			seconds = option_number("seconds", optarg, 3, 3600);
 			break;
 		case 'r':
-			rate = number("rate", optarg, 20, 100000);
+			rate = option_number("rate", optarg, 20, 100000);
 			break;
 		case 'j':
 			as_json = true;
-			break;
-		case 'l':
-			relay.lab = optarg;
-			break;
-		case 'N':
-			relay.netns = optarg;
-			break;
-		case 'B':
-			relay.build = optarg;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -398,10 +390,11 @@ int main(int argc, char **argv)
 			return EXIT_USAGE;
 		}
 	}
-	if (optind < argc || !relay.lab || !relay.netns || !relay.build) {
-		fputs("balance: is run by build/perf/balance; try its --help\n", stderr);
+	if (optind < argc) {
+		fputs("balance: takes options only; try --help\n", stderr);
 		return EXIT_USAGE;
 	}
+	relay_find(&relay);
 	pending = malloc(PENDING * sizeof(*pending));
 	run = malloc(sizeof(*run));
 	if (!pending || !run)

@@ -16,11 +16,11 @@
 
 #include "crowd.h"
 #include "measure.h"
+#include "options.h"
 #include "relay.h"
 #include "viaduct.h"
 
 enum {
-	EXIT_USAGE = 2,
 	QUIET_S = 10,  // bystanders before the churn
 	JOIN_S = 120,  // bystanders
 	STAY_S = 2,    // a peer, between joining and leaving
@@ -202,9 +202,6 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 		{"bystanders", required_argument, NULL, 'b'},
 		{"messages", required_argument, NULL, 'm'},
 		{"json", no_argument, NULL, 'j'},
-		{"lab", required_argument, NULL, 'l'},
-		{"netns", required_argument, NULL, 'N'},
-		{"build", required_argument, NULL, 'B'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
@@ -215,31 +212,22 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
 		switch (c) {
 		case 's':
-			o->seconds = number("seconds", optarg, 1, 86400);
+			o->seconds = option_number("seconds", optarg, 1, 86400);
 			break;
 		case 'r':
-			o->rate = number("rate", optarg, 0, 10000);
+			o->rate = option_number("rate", optarg, 0, 10000);
 			break;
 		case 'n':
-			o->peers = number("peers", optarg, 1, 20000);
+			o->peers = option_number("peers", optarg, 1, 20000);
 			break;
 		case 'b':
-			o->bystanders = number("bystanders", optarg, 2, 20000);
+			o->bystanders = option_number("bystanders", optarg, 2, 20000);
 			break;
 		case 'm':
-			o->messages = number("messages", optarg, 1, 10000000);
+			o->messages = option_number("messages", optarg, 1, 10000000);
 			break;
 		case 'j':
 			o->as_json = true;
-			break;
-		case 'l':
-			relay->lab = optarg;
-			break;
-		case 'N':
-			relay->netns = optarg;
-			break;
-		case 'B':
-			relay->build = optarg;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -248,10 +236,11 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 			exit(EXIT_USAGE);
 		}
 	}
-	if (optind < argc || !relay->lab || !relay->netns || !relay->build) {
-		fputs("churn: is run by build/perf/churn; try its --help\n", stderr);
+	if (optind < argc) {
+		fputs("churn: takes options only; try --help\n", stderr);
 		exit(EXIT_USAGE);
 	}
+	relay_find(relay);
 }
 
 int main(int argc, char **argv)

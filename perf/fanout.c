@@ -25,6 +25,7 @@
 #include <rte_mbuf.h>
 
 #include "memory.h"
+#include "options.h"
 
 enum {
 	PHASE_COPIES = 2000000,
@@ -275,17 +276,6 @@ static double limit(void)
 static const char usage[] = "usage: fanout-worker [--members N] [--payload BYTES] [--seconds S]\n"
 			    "                     [--aead NAME] [--json]\n";
 
-static uint32_t number(const char *text, const char *name, uint32_t low, uint32_t high)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (*text && !*end && value >= low && value <= high)
-		return (uint32_t)value;
-	fprintf(stderr, "fanout-worker: --%s takes a number from %u to %u\n", name, low, high);
-	exit(2);
-}
-
 static const struct aead_ops *parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
@@ -303,14 +293,14 @@ static const struct aead_ops *parse(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (c) {
 		case 'm':
-			options.members = number(optarg, "members", 1, 100000);
+			options.members = option_number("members", optarg, 1, 100000);
 			break;
 		case 'b':
-			options.payload =
-				number(optarg, "payload", 4, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
+			options.payload = option_number("payload", optarg, 4,
+							MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
 			break;
 		case 't':
-			options.seconds = number(optarg, "seconds", 1, 600);
+			options.seconds = option_number("seconds", optarg, 1, 600);
 			break;
 		case 'a':
 			options.aead = optarg;

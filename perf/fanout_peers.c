@@ -21,6 +21,7 @@
 
 #include <openssl/ssl.h>
 
+#include "options.h"
 #include "viaduct.h"
 
 enum {
@@ -358,16 +359,6 @@ static const struct through throughs[] = {
 	{"mqtt", mqtt_open, mqtt_publish, streams_poll},
 };
 
-static unsigned int number(const char *text, unsigned int low, unsigned int high)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (!*text || *end || value < low || value > high)
-		die("a number is out of its range");
-	return (unsigned int)value;
-}
-
 static const struct through *parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
@@ -390,22 +381,22 @@ static const struct through *parse(int argc, char **argv)
 			pki = optarg;
 			break;
 		case 'm':
-			members = number(optarg, 1, MEMBERS_MAX);
+			members = option_number("members", optarg, 1, MEMBERS_MAX);
 			break;
 		case 'b':
-			payload_size = number(optarg, 128, PAYLOAD_MAX);
+			payload_size = option_number("payload", optarg, 128, PAYLOAD_MAX);
 			break;
 		case 'n':
-			rate = number(optarg, 1, 100000);
+			rate = option_number("rate", optarg, 1, 100000);
 			break;
 		case 's':
-			seconds = number(optarg, 1, 600);
+			seconds = option_number("seconds", optarg, 1, 600);
 			break;
 		case 'c':
-			relay_core = number(optarg, 0, 1023);
+			relay_core = option_number("core", optarg, 0, 1023);
 			break;
 		default:
-			exit(2);
+			exit(EXIT_USAGE);
 		}
 	}
 	for (size_t i = 0; i < sizeof(throughs) / sizeof(throughs[0]); i++) {

@@ -25,6 +25,7 @@
 #include <rte_mbuf.h>
 
 #include "memory.h"
+#include "options.h"
 
 enum {
 	ARENA_RECORDS = 8192, // few, so that they don't push all else out of the shared cache
@@ -446,17 +447,6 @@ static const char usage[] =
 	"               [--workers W] [--churn UPDATES_PER_S] [--seconds S] [--aead NAME]\n"
 	"               [--aead-device DEVICE] [--json]\n";
 
-static uint32_t number(const char *text, const char *name, uint32_t low, uint32_t high)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (*text && !*end && value >= low && value <= high)
-		return (uint32_t)value;
-	fprintf(stderr, "forward: --%s takes a number from %u to %u\n", name, low, high);
-	exit(2);
-}
-
 static void parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
@@ -480,30 +470,31 @@ static void parse(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (c) {
 		case 's':
-			options.sessions = number(optarg, "sessions", 1, 100000);
+			options.sessions = option_number("sessions", optarg, 1, 100000);
 			break;
 		case 'r':
-			options.routes = number(optarg, "routes", 1, 1000000);
+			options.routes = option_number("routes", optarg, 1, 1000000);
 			routes_given = true;
 			break;
 		case 'b':
-			options.payload =
-				number(optarg, "payload", 0, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
+			options.payload = option_number("payload", optarg, 0,
+							MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
 			break;
 		case 'm':
-			options.pack = number(optarg, "pack", 1, PACK_MAX);
+			options.pack = option_number("pack", optarg, 1, PACK_MAX);
 			break;
 		case 'd':
-			options.spread = number(optarg, "spread", 1, 100000);
+			options.spread = option_number("spread", optarg, 1, 100000);
 			break;
 		case 'w':
-			options.workers = number(optarg, "workers", 1, DATAPLANE_WORKERS_MAX);
+			options.workers =
+				option_number("workers", optarg, 1, DATAPLANE_WORKERS_MAX);
 			break;
 		case 'c':
-			options.churn = number(optarg, "churn", 0, 1000000);
+			options.churn = option_number("churn", optarg, 0, 1000000);
 			break;
 		case 't':
-			options.seconds = number(optarg, "seconds", 1, 600);
+			options.seconds = option_number("seconds", optarg, 1, 600);
 			break;
 		case 'a':
 			options.aead = optarg;

@@ -14,11 +14,11 @@
 #include <unistd.h>
 
 #include "measure.h"
+#include "options.h"
 #include "relay.h"
 #include "viaduct.h"
 
 enum {
-	EXIT_USAGE = 2,
 	JOIN_S = 10,
 	SPREAD_S = 10, // the killed ones joined over so long: their keepalives' interval
 	EXPIRED_S = 32,
@@ -214,9 +214,6 @@ static void options_read(struct gone *g, int argc, char **argv)
 	static const struct option names[] = {
 		{"peers", required_argument, NULL, 'n'},
 		{"json", no_argument, NULL, 'j'},
-		{"lab", required_argument, NULL, 'l'},
-		{"netns", required_argument, NULL, 'N'},
-		{"build", required_argument, NULL, 'B'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
@@ -226,19 +223,10 @@ static void options_read(struct gone *g, int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
 		switch (c) {
 		case 'n':
-			g->peers = number("peers", optarg, 2, PEERS_MAX);
+			g->peers = option_number("peers", optarg, 2, PEERS_MAX);
 			break;
 		case 'j':
 			g->as_json = true;
-			break;
-		case 'l':
-			g->relay.lab = optarg;
-			break;
-		case 'N':
-			g->relay.netns = optarg;
-			break;
-		case 'B':
-			g->relay.build = optarg;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -247,10 +235,11 @@ static void options_read(struct gone *g, int argc, char **argv)
 			exit(EXIT_USAGE);
 		}
 	}
-	if (optind < argc || !g->relay.lab || !g->relay.netns || !g->relay.build) {
-		fputs("gone: is run by build/perf/gone; try its --help\n", stderr);
+	if (optind < argc) {
+		fputs("gone: takes options only; try --help\n", stderr);
 		exit(EXIT_USAGE);
 	}
+	relay_find(&g->relay);
 }
 
 int main(int argc, char **argv)

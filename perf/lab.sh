@@ -85,5 +85,5 @@ END
 config small 100
 config large "$total"
 
-run ip netns exec "$ns_peers" "$build/perf/@name@-peers" --lab "$lab" --netns "$ns_relay" \
-	--build "$build" "${arguments[@]}" 9>&-
+export LAB_FOLDER=$lab LAB_RELAY=$ns_relay LAB_BUILD=$build
+run ip netns exec "$ns_peers" "$build/perf/@name@-peers" "${arguments[@]}" 9>&-

@@ -30,6 +30,7 @@
 
 #include "histogram.h"
 #include "memory.h"
+#include "options.h"
 
 enum {
 	PEERS = 100,
@@ -453,17 +454,6 @@ static json_t *classes(void)
 static const char usage[] = "usage: overload [--payload BYTES] [--milliseconds N] [--rounds N]\n"
 			    "                [--aead NAME] [--json]\n";
 
-static uint32_t number(const char *text, const char *name, uint32_t low, uint32_t high)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (*text && !*end && value >= low && value <= high)
-		return (uint32_t)value;
-	fprintf(stderr, "overload: --%s takes a number from %u to %u\n", name, low, high);
-	exit(2);
-}
-
 static void parse(int argc, char **argv)
 {
 	static const struct option longs[] = {
@@ -480,14 +470,14 @@ static void parse(int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (c) {
 		case 'b':
-			options.payload =
-				number(optarg, "payload", 0, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
+			options.payload = option_number("payload", optarg, 0,
+							MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
 			break;
 		case 't':
-			options.milliseconds = number(optarg, "milliseconds", 10, 1000);
+			options.milliseconds = option_number("milliseconds", optarg, 10, 1000);
 			break;
 		case 'r':
-			options.rounds = number(optarg, "rounds", 1, ROUNDS_MAX);
+			options.rounds = option_number("rounds", optarg, 1, ROUNDS_MAX);
 			break;
 		case 'a':
 			options.aead = optarg;

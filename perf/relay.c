@@ -20,7 +20,6 @@
 enum {
 	READY_S = 30,
 	DESCRIPTORS = 200, // for all but peers
-	EXIT_USAGE = 2,
 };
 
 void die(const char *what)
@@ -29,17 +28,13 @@ void die(const char *what)
 	exit(EXIT_FAILURE);
 }
 
-unsigned int number(const char *option, const char *text, unsigned int low, unsigned int high)
+void relay_find(struct relay *relay)
 {
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (end == text || *end || value < low || value > high) {
-		fprintf(stderr, "%s: --%s wants a whole number from %u to %u, not '%s'\n",
-			program_invocation_short_name, option, low, high, text);
-		exit(EXIT_USAGE);
-	}
-	return (unsigned int)value;
+	relay->lab = getenv("LAB_FOLDER");
+	relay->netns = getenv("LAB_RELAY");
+	relay->build = getenv("LAB_BUILD");
+	if (!relay->lab || !relay->netns || !relay->build)
+		die("is run by the program of this name without -peers");
 }
 
 json_t *relay_ask(const struct relay *relay, const char *question)

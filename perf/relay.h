@@ -21,8 +21,8 @@ struct relay {
 /* Ends the program, whose name comes first. */
 __attribute__((noreturn)) void die(const char *what);
 
-/* A whole number from `low` to `high`, as the value of --`option`, or the end of the program. */
-unsigned int number(const char *option, const char *text, unsigned int low, unsigned int high);
+/* Fills in the first three from the environment, as perf/lab.sh has set it. */
+void relay_find(struct relay *relay);
 
 /* Starts it with this configuration of the lab's folder, and waits until it is ready. */
 void relay_start(struct relay *relay, const char *config);

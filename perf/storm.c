@@ -19,11 +19,11 @@
 
 #include "crowd.h"
 #include "measure.h"
+#include "options.h"
 #include "relay.h"
 #include "viaduct.h"
 
 enum {
-	EXIT_USAGE = 2,
 	QUIET_S = 3,         // bystanders before the storm
 	BYSTANDER_RATE = 20, // messages a second, of each
 	BYSTANDERS_JOIN_S = 10,
@@ -191,9 +191,6 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 		{"bystanders", required_argument, NULL, 'b'},
 		{"timeout", required_argument, NULL, 't'},
 		{"json", no_argument, NULL, 'j'},
-		{"lab", required_argument, NULL, 'l'},
-		{"netns", required_argument, NULL, 'N'},
-		{"build", required_argument, NULL, 'B'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
@@ -203,25 +200,16 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
 		switch (c) {
 		case 'n':
-			o->peers = number("peers", optarg, 1, 20000);
+			o->peers = option_number("peers", optarg, 1, 20000);
 			break;
 		case 'b':
-			o->bystanders = number("bystanders", optarg, 2, 1000);
+			o->bystanders = option_number("bystanders", optarg, 2, 1000);
 			break;
 		case 't':
-			o->join_s = number("timeout", optarg, 1, 3600);
+			o->join_s = option_number("timeout", optarg, 1, 3600);
 			break;
 		case 'j':
 			o->as_json = true;
-			break;
-		case 'l':
-			relay->lab = optarg;
-			break;
-		case 'N':
-			relay->netns = optarg;
-			break;
-		case 'B':
-			relay->build = optarg;
 			break;
 		case 'h':
 			fputs(usage, stdout);
@@ -230,10 +218,11 @@ static void options_read(struct options *o, struct relay *relay, int argc, char 
 			exit(EXIT_USAGE);
 		}
 	}
-	if (optind < argc || !relay->lab || !relay->netns || !relay->build) {
-		fputs("storm: is run by build/perf/storm; try its --help\n", stderr);
+	if (optind < argc) {
+		fputs("storm: takes options only; try --help\n", stderr);
 		exit(EXIT_USAGE);
 	}
+	relay_find(relay);
 }
 
 int main(int argc, char **argv)
