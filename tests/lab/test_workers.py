@@ -96,9 +96,10 @@ def test_lanes_move_all_the_time(relay, polling, join):
         assert traveller.overtaken == []
         assert traveller.peer.bad == []
         assert traveller.moves > 10
+    transmitted = sum(peer.peer.transmitted - peer.transmitted for peer in peers)
+    eventually(lambda: (relay.drops() - before)[0]["received"] >= transmitted)
     records, messages = relay.ledger() - before
     assert records["dropped"] == messages["dropped"] == {}
-    transmitted = sum(peer.peer.transmitted - peer.transmitted for peer in peers)
     assert records["received"] == records["opened"] == messages["opened"] == transmitted
     for now, then in zip(relay.admin("status")["workers"], workers):
         assert now["records"] > then["records"] + sum(peer.sent for peer in peers) / 10
