@@ -71,6 +71,26 @@ int identity_parse(struct identity *identity, const char *uri, size_t length)
 	return 0;
 }
 
+/* A SPIFFE ID's scheme would pass for a name that the CA has not certified as one. */
+static bool is_common_name(const char *name, size_t length)
+{
+	if (length < 1 || length > IDENTITY_NAME_MAX)
+		return false;
+	for (size_t i = 0; i < length; i++) {
+		if ((unsigned char)name[i] < ' ' || name[i] == 0x7f)
+			return false;
+	}
+	return length < sizeof(SCHEME) - 1 || memcmp(name, SCHEME, sizeof(SCHEME) - 1) != 0;
+}
+
+int identity_name(struct identity *identity, const char *name, size_t length)
+{
+	if (!is_common_name(name, length))
+		return identity_parse(identity, name, length);
+	copy(identity->name, name, length);
+	return 0;
+}
+
 static int read_id(struct wire_id *id, X509 *certificate)
 {
 	uint8_t hash[SHA256_DIGEST_LENGTH];
@@ -139,17 +159,10 @@ static int read_common_name(struct identity *identity, X509 *certificate)
 		return -EINVAL;
 	length = ASN1_STRING_to_UTF8(&text,
 				     X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
-	if (length < 1 || length > IDENTITY_NAME_MAX)
-		goto out;
-	for (int i = 0; i < length; i++) {
-		if (text[i] < ' ' || text[i] == 0x7f)
-			goto out;
-	}
-	copy(identity->name, (char *)text, (size_t)length);
-	// that would be to pass for a name that the CA has not certified as one
-	if (strncmp(identity->name, SCHEME, sizeof(SCHEME) - 1) != 0)
+	if (length > 0 && is_common_name((char *)text, (size_t)length)) {
+		copy(identity->name, (char *)text, (size_t)length);
 		result = 0;
-out:
+	}
 	OPENSSL_free(text);
 	return result;
 }

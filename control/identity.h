@@ -36,6 +36,9 @@ enum identity_role {
  */
 int identity_parse(struct identity *identity, const char *uri, size_t length);
 
+/* Reads a name that identity_read() has given. Returns 0 or -EINVAL. */
+int identity_name(struct identity *identity, const char *name, size_t length);
+
 /*
  * Reads a certificate, which must be one of `role` and, unless `federation` is NULL and as far as
  * it says so, of that federation. Returns 0, or -EINVAL with the reason in `why` (static).
