@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "credentials.h"
 #include "dial.h"
 #include "lane.h"
 #include "lookup.h"
@@ -206,6 +207,7 @@ void viaduct_free(struct viaduct *v)
 	context_reap(v);
 	lookup_free_all(v);
 	tickets_free_all(v);
+	credentials_free_all(v);
 	trust_free_all(v);
 	while ((record = STAILQ_FIRST(&v->spare))) {
 		STAILQ_REMOVE_HEAD(&v->spare, link);

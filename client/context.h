@@ -32,6 +32,7 @@ struct trust;
 struct relay;
 struct session;
 struct tickets;
+struct wallet;
 
 /* A descriptor that epoll watches, inside what it belongs to. */
 struct watch {
@@ -72,6 +73,7 @@ struct viaduct {
 
 	struct trust *trusts;
 	struct tickets *tickets; // NULL: none
+	struct wallet *wallet;   // likewise
 	struct relay *relays;
 
 	struct record_queue spare; // records to use again

@@ -127,28 +127,40 @@ static bool tls_again(struct link *link, int ret)
 	return false;
 }
 
+/*
+ * The relay wants to see a certificate, which it doesn't in a resumed handshake. Should it be
+ * another identity's since tls_init(), the handshake fails, and the next says so.
+ */
+static int certificate_use(SSL *ssl, void *user)
+{
+	struct viaduct_peer *peer = user;
+	const struct credentials *credentials;
+	char text[256];
+
+	return !peer_credentials(peer, &credentials, text, sizeof(text)) &&
+	       SSL_use_cert_and_key(ssl, credentials->certificate, credentials->key,
+				    credentials->chain, 1) == 1;
+}
+
 /* Not before there is a connection: half of the work of a handshake is in here. */
 static int tls_init(struct link *link, char *text, size_t size)
 {
 	struct viaduct_peer *peer = link->peer;
-	struct credentials credentials;
+	const struct credentials *credentials;
 	SSL_CTX *ctx;
 	int ret;
 
 	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
+	if (!ret)
+		ret = peer_credentials(peer, &credentials, text, size);
 	if (ret)
 		return ret;
-	ret = peer_credentials(peer, &credentials, text, size);
-	if (ret)
-		goto out;
 	link->ssl = SSL_new(ctx);
-	if (!link->ssl || !quiet_use(link) ||
-	    SSL_use_cert_and_key(link->ssl, credentials.certificate, credentials.key,
-				 credentials.chain, 1) != 1) {
+	if (!link->ssl || !quiet_use(link)) {
 		snprintf(text, size, "out of memory");
-		ret = -ENOMEM;
-		goto out;
+		return -ENOMEM;
 	}
+	SSL_set_cert_cb(link->ssl, certificate_use, peer);
 	if (ctx != peer->ctx) {
 		// another CA file: what was verified against the old one counts no more
 		SSL_SESSION_free(peer->ticket);
@@ -162,9 +174,7 @@ static int tls_init(struct link *link, char *text, size_t size)
 	SSL_set_app_data(link->ssl, &link->check);
 	if (peer->ticket)
 		SSL_set_session(link->ssl, peer->ticket);
-out:
-	credentials_fini(&credentials);
-	return ret;
+	return 0;
 }
 
 static bool step_connect(struct link *link, uint32_t events)

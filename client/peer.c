@@ -71,31 +71,24 @@ static int identify(struct viaduct_peer *peer, const struct identity *identity, 
 	return 0;
 }
 
-int peer_credentials(struct viaduct_peer *peer, struct credentials *credentials, char *text,
+int peer_credentials(struct viaduct_peer *peer, const struct credentials **credentials, char *text,
 		     size_t size)
 {
-	int ret;
+	int ret = credentials_get(credentials, peer->v, peer->certificate, peer->key, text, size);
 
-	*credentials = peer->credentials;
-	memset(&peer->credentials, 0, sizeof(peer->credentials));
-	if (credentials->certificate)
-		return 0;
-	ret = credentials_read(credentials, peer->certificate, peer->key, text, size);
-	return ret ? ret : identify(peer, &credentials->identity, text, size);
+	return ret ? ret : identify(peer, &(*credentials)->identity, text, size);
 }
 
 /* Reads the certificate files to see whether they are of use at all, and whose they are. */
 static int files_check(struct viaduct_peer *peer, char *text, size_t size)
 {
-	struct credentials *credentials = &peer->credentials;
+	const struct credentials *credentials;
 	SSL_CTX *ctx;
 	int ret;
 
 	ret = trust_get(&ctx, peer->v, peer->ca, text, size);
 	if (!ret)
-		ret = credentials_read(credentials, peer->certificate, peer->key, text, size);
-	if (!ret)
-		ret = identify(peer, &credentials->identity, text, size);
+		ret = peer_credentials(peer, &credentials, text, size);
 	if (!ret && !peer->federation)
 		peer->federation = strdup(credentials->identity.federation);
 	return ret || peer->federation ? ret : -ENOMEM;
@@ -377,7 +370,6 @@ void peer_free(struct viaduct_peer *peer)
 	LIST_REMOVE(peer, link_peers);
 	tickets_keep(peer);
 	topics_free(peer);
-	credentials_fini(&peer->credentials);
 	SSL_SESSION_free(peer->ticket);
 	SSL_CTX_free(peer->ctx);
 	free(peer->ca);

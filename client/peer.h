@@ -6,6 +6,7 @@
 
 #include "answer.h"
 #include "call.h"
+#include "credentials.h"
 #include "dial.h"
 #include "keys.h"
 #include "link.h"
@@ -33,7 +34,6 @@ struct viaduct_peer {
 	bool checksum, reconnect;
 	struct wire_id id;
 	char *name;
-	struct credentials credentials; // as read at first, for the first handshake
 
 	enum peer_state state;
 	struct timer retry;    // joining: when to dial again
@@ -70,11 +70,11 @@ void peer_answered(struct viaduct_peer *peer, SSL *ssl, const char *line, size_t
 void peer_unanswered(struct viaduct_peer *peer, int error, const char *text);
 
 /*
- * For link.c: what is in the certificate files now. Without a session the peer becomes who they
- * say. credentials_fini() it in any case. Returns 0 or a negative errno, VIADUCT_E_IDENTITY if the
- * session is another identity's, and says why in `text`.
+ * For link.c: what is in the certificate files now, as credentials_get() says. Without a session
+ * the peer becomes who they say. Returns 0 or a negative errno, VIADUCT_E_IDENTITY if the session
+ * is another identity's, and says why in `text`.
  */
-int peer_credentials(struct viaduct_peer *peer, struct credentials *credentials, char *text,
+int peer_credentials(struct viaduct_peer *peer, const struct credentials **credentials, char *text,
 		     size_t size);
 
 /* For session.c: the session is over, or never came to work. */
@@ -91,7 +91,6 @@ int peer_sendable(const struct viaduct_peer *peer, unsigned int lane, enum viadu
 int peer_put(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class, uint8_t kind,
 	     const struct viaduct_id *to, uint32_t tag, const void *data, size_t length);
 
-/* Frees a closed peer. */
 /* What stands before a payload, and the flags that say so. */
 struct peer_flagged {
 	uint8_t flags;
@@ -104,6 +103,7 @@ int peer_put_flagged(struct viaduct_peer *peer, unsigned int lane, enum viaduct_
 		     uint8_t kind, const struct viaduct_id *to, uint32_t tag,
 		     const struct peer_flagged *flagged, const void *data, size_t length);
 
+/* Frees a closed peer. */
 void peer_free(struct viaduct_peer *peer);
 
 #endif

@@ -152,12 +152,6 @@ static int ticket_keep(SSL *ssl, SSL_SESSION *ticket)
 	return 1; // we own it now
 }
 
-/* Keys under a passphrase are not supported; never ask for one on somebody's terminal. */
-static int no_passphrase(char *buffer, int size, int writing, void *unused)
-{
-	return 0;
-}
-
 static SSL_CTX *ctx_new(const char *ca)
 {
 	static const uint8_t alpn[] = "\x09" WIRE_ALPN;
@@ -180,7 +174,7 @@ static SSL_CTX *ctx_new(const char *ca)
 	return ctx;
 }
 
-static bool file_same(const struct stat *a, const struct stat *b)
+bool file_same(const struct stat *a, const struct stat *b)
 {
 	return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->st_size == b->st_size &&
 	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
@@ -241,76 +235,6 @@ void trust_free_all(struct viaduct *v)
 		free(trust->ca);
 		free(trust);
 	}
-}
-
-/* Opens a file of PEM blocks. */
-static int pem_open(FILE **file, const char *path, char *text, size_t size)
-{
-	int ret = 0;
-
-	*file = fopen(path, "re");
-	if (!*file) {
-		ret = -errno;
-		snprintf(text, size, "%s: %s", path, strerror(errno));
-	}
-	return ret;
-}
-
-/* The first certificate is the peer's, those behind it lead to the CA. */
-static int certificate_read(struct credentials *credentials, const char *path, char *text,
-			    size_t size)
-{
-	FILE *file;
-	X509 *next;
-	int ret = pem_open(&file, path, text, size);
-
-	if (ret)
-		return ret;
-	credentials->certificate = PEM_read_X509(file, NULL, no_passphrase, NULL);
-	credentials->chain = sk_X509_new_null();
-	while (credentials->chain && (next = PEM_read_X509(file, NULL, no_passphrase, NULL)))
-		if (!sk_X509_push(credentials->chain, next))
-			X509_free(next);
-	fclose(file);
-	if (!credentials->certificate) {
-		snprintf(text, size, "%s: no certificate in it", path);
-		return -EKEYREJECTED;
-	}
-	if (identity_read(&credentials->identity, credentials->certificate)) {
-		snprintf(text, size, "%s: must have one SPIFFE ID as its URI SAN, or a CN", path);
-		return -EKEYREJECTED;
-	}
-	return 0;
-}
-
-int credentials_read(struct credentials *credentials, const char *certificate, const char *key,
-		     char *text, size_t size)
-{
-	FILE *file;
-	int ret;
-
-	memset(credentials, 0, sizeof(*credentials));
-	ret = certificate_read(credentials, certificate, text, size);
-	if (!ret)
-		ret = pem_open(&file, key, text, size);
-	if (ret)
-		return ret;
-	credentials->key = PEM_read_PrivateKey(file, NULL, no_passphrase, NULL);
-	fclose(file);
-	if (!credentials->key ||
-	    X509_check_private_key(credentials->certificate, credentials->key) != 1) {
-		snprintf(text, size, "%s: no private key in it that fits %s", key, certificate);
-		return -EKEYREJECTED;
-	}
-	return 0;
-}
-
-void credentials_fini(struct credentials *credentials)
-{
-	X509_free(credentials->certificate);
-	sk_X509_pop_free(credentials->chain, X509_free);
-	EVP_PKEY_free(credentials->key);
-	memset(credentials, 0, sizeof(*credentials));
 }
 
 int trust_relay(struct wire_id *relay, SSL *ssl)

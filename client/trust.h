@@ -6,6 +6,7 @@
 #define CLIENT_TRUST_H
 
 #include <openssl/ssl.h>
+#include <sys/stat.h>
 
 #include "context.h"
 #include "wire.h"
@@ -33,21 +34,8 @@ int identity_read(struct identity *identity, X509 *certificate);
 int trust_get(SSL_CTX **ctx, struct viaduct *v, const char *ca, char *text, size_t size);
 void trust_free_all(struct viaduct *v);
 
-/* What a peer proves its identity with. Reading it costs as much as half a handshake. */
-struct credentials {
-	X509 *certificate;
-	STACK_OF(X509) * chain; // what follows it in its file
-	EVP_PKEY *key;
-	struct identity identity;
-};
-
-/*
- * Reads certificate and key from their files. Free with credentials_fini(), also after an error.
- * Returns 0, or a negative errno and says why in `text`.
- */
-int credentials_read(struct credentials *credentials, const char *certificate, const char *key,
-		     char *text, size_t size);
-void credentials_fini(struct credentials *credentials);
+/* Whether a file is what it was, as far as its metadata tells. */
+bool file_same(const struct stat *a, const struct stat *b);
 
 /*
  * What a connection's verification of the relay needs and leaves behind; SSL_set_app_data() it
