@@ -385,6 +385,29 @@ int viaduct_control(struct viaduct_peer *peer, const char *request, viaduct_cont
 	return call_control(peer, request, CONTROL_TIMEOUT, callback, user);
 }
 
+int call_ask(struct viaduct_peer *peer, json_t *question, viaduct_control_cb *callback, void *user)
+{
+	char *text = json_dumps(question, JSON_COMPACT);
+	int ret = text ? viaduct_control(peer, text, callback, user) : -ENOMEM;
+
+	free(text);
+	json_decref(question);
+	return ret;
+}
+
+int viaduct_complain(struct viaduct_peer *peer, const struct viaduct_id *about, const char *reason,
+		     viaduct_control_cb *callback, void *user)
+{
+	char text[VIADUCT_ID_TEXT + 1];
+
+	if (strlen(reason) > VIADUCT_COMPLAINT_MAX)
+		return -EMSGSIZE;
+	viaduct_id_format(text, about);
+	return call_ask(peer,
+			json_pack("{ss ss ss}", "op", "complain", "peer", text, "reason", reason),
+			callback, user);
+}
+
 int viaduct_resolve(struct viaduct_peer *peer, const char *name, viaduct_list_cb *callback,
 		    void *user)
 {

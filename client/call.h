@@ -6,6 +6,8 @@
 #ifndef CLIENT_CALL_H
 #define CLIENT_CALL_H
 
+#include <jansson.h>
+
 #include "context.h"
 #include "wire.h"
 
@@ -32,6 +34,9 @@ typedef void call_answer_fn(struct viaduct_peer *peer, void *user, int error, co
  */
 int call_control(struct viaduct_peer *peer, const char *text, uint64_t timeout,
 		 call_answer_fn *answer, void *user);
+
+/* The same of an object, which it takes in any case, for the user. */
+int call_ask(struct viaduct_peer *peer, json_t *question, viaduct_control_cb *callback, void *user);
 
 /* For the session: an answer of the relay; a response; an error to a tag of the library's. */
 void call_answered(struct viaduct_peer *peer, uint32_t tag, const char *text, size_t length);

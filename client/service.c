@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <jansson.h>
 #include <openssl/evp.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "call.h"
@@ -22,35 +21,24 @@ void viaduct_service_id(struct viaduct_id *id, const char *name)
 	memcpy(id, hash, sizeof(*id));
 }
 
-static int ask_relay(struct viaduct_peer *peer, json_t *question, viaduct_control_cb *callback,
-		     void *user)
-{
-	char *text = json_dumps(question, JSON_COMPACT);
-	int ret = text ? viaduct_control(peer, text, callback, user) : -ENOMEM;
-
-	free(text);
-	json_decref(question);
-	return ret;
-}
-
 int viaduct_register(struct viaduct_peer *peer, const struct viaduct_registration *registration,
 		     viaduct_control_cb *callback, void *user)
 {
 	unsigned int weight = registration->weight ? registration->weight : 1;
 
-	return ask_relay(peer,
-			 json_pack("{ss ss sI sI ss*}", "op", "register", "service",
-				   registration->name, "weight", (json_int_t)weight,
-				   "policy_version", (json_int_t)registration->policy_version,
-				   "region", registration->region),
-			 callback, user);
+	return call_ask(peer,
+			json_pack("{ss ss sI sI ss*}", "op", "register", "service",
+				  registration->name, "weight", (json_int_t)weight,
+				  "policy_version", (json_int_t)registration->policy_version,
+				  "region", registration->region),
+			callback, user);
 }
 
 int viaduct_unregister(struct viaduct_peer *peer, const char *name, viaduct_control_cb *callback,
 		       void *user)
 {
-	return ask_relay(peer, json_pack("{ss ss}", "op", "unregister", "service", name), callback,
-			 user);
+	return call_ask(peer, json_pack("{ss ss}", "op", "unregister", "service", name), callback,
+			user);
 }
 
 int peer_put_flagged(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,

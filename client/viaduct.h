@@ -51,6 +51,7 @@ enum {
 	VIADUCT_TAG_MAX = 0x7fffffff, // larger tags are the library's own
 	VIADUCT_RECORDS_WAITING = 64, // sealed records a lane holds when the kernel takes no more
 	VIADUCT_NAME_MAX = 64,        // bytes of a topic's name
+	VIADUCT_COMPLAINT_MAX = 64,   // bytes of the reason of one
 };
 
 /* A message's priority. Overloaded relays shed bulk first. */
@@ -298,9 +299,10 @@ void viaduct_handshakes_limit(struct viaduct *v, unsigned int limit);
 
 /*
  * Opens a peer and starts to join; `joined` or `failed` says how that went. Reads the certificate
- * files now, and again for each later handshake, so renewed ones are picked up; a new key makes it
- * another identity, which joins anew. An identity that was open before in this context comes back
- * by a shorter handshake. The peer belongs to the context. Returns 0; -EINVAL (a bad
+ * files, and looks at each later handshake whether they have changed, so renewed ones are picked
+ * up; a new key makes it another identity, which joins anew. The context keeps what it has read,
+ * the key as well, so who was open before is opened again without reading, and comes back by a
+ * shorter handshake. The peer belongs to the context. Returns 0; -EINVAL (a bad
  * config), -ENOENT, -EACCES… (a file can't be read), -EKEYREJECTED (a file holds no certificate or
  * key, or they don't belong together), -ENOMEM. viaduct_open_error() words what is wrong.
  */
@@ -479,6 +481,15 @@ typedef void viaduct_control_cb(struct viaduct_peer *peer, void *user, int error
  */
 int viaduct_control(struct viaduct_peer *peer, const char *request, viaduct_control_cb *callback,
 		    void *user);
+
+/*
+ * Complains to the relay about peer `about`; `reason` is for people, at most VIADUCT_COMPLAINT_MAX
+ * bytes. What follows from it, docs/trust.md says: little, unless the relay has seen something
+ * itself. Returns -EMSGSIZE if the reason is longer, else as viaduct_resolve(); the answer has
+ * `ok`, and if that is false `error` and `detail`.
+ */
+int viaduct_complain(struct viaduct_peer *peer, const struct viaduct_id *about, const char *reason,
+		     viaduct_control_cb *callback, void *user);
 
 /* ---- Services ---- */
 

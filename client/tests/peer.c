@@ -8,10 +8,13 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/udp.h>
+#include <openssl/pem.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,6 +39,9 @@ struct seen {
 	unsigned int changes;
 	char change[16], name[32];
 	uint64_t missed; // by all changes
+	unsigned int topics;
+	int topic_error;
+	bool fail_requests;
 };
 
 static char directory[] = "/tmp/viaduct-client-XXXXXX";
@@ -51,20 +57,32 @@ static struct {
 } sealed[NONCES];
 static unsigned int sealed_count;
 
-/* ---- What the library asks of the kernel ---- */
+/* ---- What the library asks of the kernel and of OpenSSL ---- */
 
 static struct {
+	unsigned int keys_read;                 // from files
 	unsigned int sends;                     // system calls
 	unsigned int trains_sent, trains_taken; // of at least two records
 	bool refuse_trains;
 } kernel;
 
+EVP_PKEY *__real_PEM_read_PrivateKey(FILE *file, EVP_PKEY **key, pem_password_cb *password,
+				     void *user);
+EVP_PKEY *__wrap_PEM_read_PrivateKey(FILE *file, EVP_PKEY **key, pem_password_cb *password,
+				     void *user);
 int __real_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags);
 int __wrap_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags);
 int __real_recvmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags,
 		    struct timespec *timeout);
 int __wrap_recvmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags,
 		    struct timespec *timeout);
+
+EVP_PKEY *__wrap_PEM_read_PrivateKey(FILE *file, EVP_PKEY **key, pem_password_cb *password,
+				     void *user)
+{
+	kernel.keys_read++;
+	return __real_PEM_read_PrivateKey(file, key, password, user);
+}
 
 int __wrap_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int flags)
 {
@@ -122,7 +140,9 @@ static void on_message(struct viaduct_peer *peer, const struct viaduct_message *
 		seen->arrived[message->tag]++;
 	if (message->kind == VIADUCT_REQUEST) {
 		seen->requests++;
-		assert_int_equal(viaduct_respond(peer, 0, message, "pardon", 6), 0);
+		assert_int_equal((seen->fail_requests ? viaduct_respond_failed : viaduct_respond)(
+					 peer, 0, message, "pardon", 6),
+				 0);
 	}
 	if (seen->close_on_message)
 		viaduct_peer_close(peer, false);
@@ -156,6 +176,16 @@ static void on_changed(struct viaduct_peer *peer, const struct viaduct_change *c
 	snprintf(seen->change, sizeof(seen->change), "%s", change->what);
 	snprintf(seen->name, sizeof(seen->name), "%s", change->name);
 	seen->missed += change->missed;
+}
+
+static void on_topic(struct viaduct_peer *peer, const char *name, int error, const char *text)
+{
+	struct seen *seen = seen_by(peer);
+
+	seen->topics++;
+	seen->topic_error = error;
+	snprintf(seen->name, sizeof(seen->name), "%s", name);
+	snprintf(seen->text, sizeof(seen->text), "%s", text);
 }
 
 static void on_rekeyed(struct viaduct_peer *peer, uint32_t epoch)
@@ -205,6 +235,7 @@ static const struct viaduct_callbacks callbacks = {
 	.pong = on_pong,
 	.path = on_path,
 	.changed = on_changed,
+	.topic = on_topic,
 	.rekeyed = on_rekeyed,
 	.warning = on_warning,
 	.failed = on_failed,
@@ -589,12 +620,14 @@ static void peers_ping_each_other(void **state)
 
 static int last_result;
 static unsigned int results;
+static bool last_failed;
 
 static void on_response(struct viaduct_peer *peer, void *user, int result,
 			const struct viaduct_message *response)
 {
 	results++;
 	last_result = result;
+	last_failed = !result && response->failed;
 	if (!result)
 		assert_memory_equal(response->data, "pardon", 6);
 	else
@@ -630,6 +663,43 @@ static void requests_are_answered(void **state)
 	assert_int_equal(request(one, viaduct_peer_id(two), 50), 0);
 	run_until(results == 1002);
 	assert_int_equal(last_result, -ETIMEDOUT);
+}
+
+static void who_is_asked_may_fail(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+
+	results = 0;
+	assert_int_equal(request(one, viaduct_peer_id(two), 5000), 0);
+	run_until(results == 1);
+	assert_false(last_failed);
+	seen2.fail_requests = true;
+	assert_int_equal(request(one, viaduct_peer_id(two), 5000), 0);
+	run_until(results == 2);
+	assert_int_equal(last_result, 0);
+	assert_true(last_failed);
+}
+
+static void sticky_requests_carry_their_key(void **state)
+{
+	static const uint8_t wanted[] = "\x00\x00\x00\x00\x00\x00\x12\x34what";
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	struct viaduct_id service;
+
+	results = 0;
+	viaduct_service_id(&service, "render");
+	assert_int_equal(viaduct_request_sticky(peer, 0, VIADUCT_NORMAL, &service, 0x1234, "what",
+						4, 5000, on_response, NULL),
+			 0);
+	run_until(results == 1);
+	assert_int_equal(last_result, VIADUCT_NO_ROUTE); // the stub has no services
+	assert_memory_equal(&stub->last_to, &service, sizeof(service));
+	assert_int_equal(stub->last_kind, WIRE_REQUEST);
+	assert_int_equal(stub->last_flags, WIRE_FLAG_KEY);
+	assert_int_equal(stub->last_size, sizeof(wanted) - 1);
+	assert_memory_equal(stub->last_payload, wanted, sizeof(wanted) - 1);
 }
 
 static void requests_have_a_limit(void **state)
@@ -709,6 +779,144 @@ static void control_is_open_to_new_questions(void **state)
 	assert_int_equal(viaduct_control(peer, "{\"op\":\"dance\"}", on_control, NULL), 0);
 	run_until(control_answer[0]);
 	assert_non_null(strstr(control_answer, "unsupported"));
+}
+
+static void services_are_registered_for(void **state)
+{
+	const struct viaduct_registration full = {
+		.name = "render", .region = "north", .weight = 7, .policy_version = 2};
+	const struct viaduct_registration plain = {.name = "render"};
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub->control_answer = "{\"ok\":true}";
+	control_answer[0] = '\0';
+	assert_int_equal(viaduct_register(peer, &full, on_control, NULL), 0);
+	run_until(control_answer[0]);
+	assert_string_equal(stub->last_control,
+			    "{\"op\":\"register\",\"service\":\"render\",\"weight\":7,"
+			    "\"policy_version\":2,\"region\":\"north\"}");
+	control_answer[0] = '\0';
+	assert_int_equal(viaduct_register(peer, &plain, on_control, NULL), 0);
+	run_until(control_answer[0]);
+	assert_string_equal(stub->last_control,
+			    "{\"op\":\"register\",\"service\":\"render\",\"weight\":1,"
+			    "\"policy_version\":0}");
+	control_answer[0] = '\0';
+	assert_int_equal(viaduct_unregister(peer, "render", on_control, NULL), 0);
+	run_until(control_answer[0]);
+	assert_string_equal(stub->last_control, "{\"op\":\"unregister\",\"service\":\"render\"}");
+}
+
+static void complaints_are_made(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	char reason[VIADUCT_COMPLAINT_MAX + 2] = "";
+
+	stub->control_answer = "{\"ok\":false,\"error\":\"unknown\",\"detail\":\"who?\"}";
+	control_answer[0] = '\0';
+	assert_int_equal(viaduct_complain(peer, &nobody, "spam", on_control, NULL), 0);
+	run_until(control_answer[0]);
+	assert_string_equal(control_answer, stub->control_answer);
+	assert_string_equal(stub->last_control,
+			    "{\"op\":\"complain\",\"peer\":\"74aaaaaaaaaaaaaaaaaaaaaaaa\","
+			    "\"reason\":\"spam\"}");
+	memset(reason, 'x', sizeof(reason) - 1);
+	assert_int_equal(viaduct_complain(peer, &nobody, reason, on_control, NULL), -EMSGSIZE);
+}
+
+static void names_are_resolved(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	listed = list_calls = 0;
+	list_done = false;
+	assert_int_equal(viaduct_resolve(peer, "spiffe://lab/default/peer-1", on_list, NULL), 0);
+	run_until(list_done);
+	assert_int_equal(listed, 1);
+	assert_string_equal(stub->last_control,
+			    "{\"op\":\"resolve\",\"name\":\"spiffe://lab/default/peer-1\"}");
+}
+
+/* ---- Topics ---- */
+
+static void topics_are_joined_and_left(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub->control_answer = "{\"ok\":true}";
+	assert_int_equal(viaduct_topic_leave(peer, "news"), -ENOENT);
+	assert_int_equal(viaduct_topic_join(peer, "news", NULL), 0);
+	run_until(seen.topics == 1);
+	assert_int_equal(seen.topic_error, 0);
+	assert_string_equal(seen.name, "news");
+	assert_string_equal(stub->last_control, "{\"op\":\"join_topic\",\"name\":\"news\"}");
+	assert_int_equal(viaduct_topic_join(peer, "news", NULL), 0); // it is
+	assert_int_equal(viaduct_topic_join(peer, "news", "default"), -EEXIST);
+
+	assert_int_equal(viaduct_topic_leave(peer, "news"), 0);
+	assert_int_equal(viaduct_topic_leave(peer, "news"), -ENOENT);
+	run_until(strstr(stub->last_control, "leave_topic"));
+	assert_string_equal(stub->last_control, "{\"op\":\"leave_topic\",\"name\":\"news\"}");
+	settle(peer);
+	assert_int_equal(viaduct_topic_join(peer, "news", "default"), 0); // nothing is left of it
+	run_until(seen.topics == 2);
+	assert_string_equal(stub->last_control,
+			    "{\"op\":\"join_topic\",\"name\":\"news\",\"cluster\":\"default\"}");
+}
+
+static void topics_outlive_sessions(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub->control_answer = "{\"ok\":true}";
+	assert_int_equal(viaduct_topic_join(peer, "kept", NULL), 0);
+	run_until(seen.topics == 1);
+	assert_int_equal(viaduct_topic_join(peer, "left", NULL), 0);
+	run_until(seen.topics == 2);
+	stub_say(stub, session_of(peer), "{\"event\":\"closing\"}");
+	run_until(seen.failed == 1);
+	assert_int_equal(viaduct_topic_leave(peer, "left"), 0);
+	run_until(seen.joined == 2 && seen.topics == 3);
+	assert_string_equal(seen.name, "kept");
+	settle(peer);
+	assert_int_equal(seen.topics, 3);
+	assert_int_equal(viaduct_topic_leave(peer, "left"), -ENOENT);
+}
+
+static void refused_topics_are_forgotten(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	stub->control_answer = "{\"ok\":false,\"error\":\"limit\",\"detail\":\"too many\"}";
+	assert_int_equal(viaduct_topic_join(peer, "news", NULL), 0);
+	run_until(seen.topics == 1);
+	assert_int_equal(seen.topic_error, -EACCES);
+	assert_string_equal(seen.text, "limit: too many");
+	assert_int_equal(viaduct_topic_leave(peer, "news"), -ENOENT);
+}
+
+static void publications_go_to_the_topic(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+	struct viaduct_id topic;
+
+	viaduct_topic_id(&topic, "news");
+	assert_int_equal(viaduct_publish(peer, 0, VIADUCT_NORMAL, &topic, 5, "green", 5), 0);
+	settle(peer);
+	assert_memory_equal(&stub->last_to, &topic, sizeof(topic));
+	assert_int_equal(stub->last_kind, WIRE_PUBLISH);
+	assert_int_equal(stub->last_size, 5);
+	assert_memory_equal(stub->last_payload, "green", 5);
+	assert_int_equal(
+		viaduct_publish(peer, 0, VIADUCT_BULK, &topic, VIADUCT_TAG_MAX + 1U, "", 0),
+		-EINVAL);
 }
 
 /* ---- Rekey, roam, take-over, leaving ---- */
@@ -832,6 +1040,28 @@ static void what_is_missed_is_counted(void **state)
 	assert_int_equal(seen.missed, 4);
 }
 
+static void watching_ends(void **state)
+{
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	assert_int_equal(viaduct_watch(peer, NULL, NULL), 0);
+	settle(peer); // the answer's sequence is 3
+	stub->control_answer = "{\"ok\":true}";
+	assert_int_equal(viaduct_unwatch(peer), 0);
+	settle(peer);
+	assert_string_equal(stub->last_control, "{\"op\":\"unwatch\"}");
+	stub->control_answer = NULL;
+	assert_int_equal(viaduct_watch(peer, NULL, NULL), 0);
+	settle(peer);
+	say_change(peer, "joined", 4);
+	run_until(seen.changes == 1);
+	assert_int_equal(seen.missed, 0); // what happened meanwhile is nobody's loss
+	stub_say(stub, session_of(peer), "{\"event\":\"closing\"}");
+	run_until(seen.failed == 1);
+	assert_int_equal(viaduct_unwatch(peer), -ENOTCONN);
+}
+
 static void rekey_when_told(void **state)
 {
 	struct seen seen;
@@ -924,6 +1154,25 @@ static void who_comes_back_resumes(void **state)
 	viaduct_peer_close(peer, false);
 	join("peer-1", &seen);
 	assert_int_equal(stub->resumed, 2);
+}
+
+static void files_are_read_once(void **state)
+{
+	const struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
+	struct seen seen;
+	struct viaduct_peer *peer = join("peer-1", &seen);
+
+	viaduct_peer_close(peer, true);
+	run_until(seen.closed);
+	peer = join("peer-1", &seen);
+	assert_int_equal(viaduct_rekey(peer), 0);
+	run_until(seen.rekeyed == 1);
+	assert_int_equal(kernel.keys_read, 1);
+
+	assert_int_equal(utimensat(AT_FDCWD, path("peer-1", "key"), times, 0), 0);
+	viaduct_peer_close(peer, false);
+	join("peer-1", &seen);
+	assert_int_equal(kernel.keys_read, 2);
 }
 
 static void leaving_loses_nothing(void **state)
@@ -1283,19 +1532,30 @@ int main(void)
 		client_test(errors_name_the_message),
 		client_test(peers_ping_each_other),
 		client_test(requests_are_answered),
+		client_test(who_is_asked_may_fail),
+		client_test(sticky_requests_carry_their_key),
 		client_test(requests_have_a_limit),
 		client_test(lists_come_in_parts),
 		client_test(control_is_open_to_new_questions),
+		client_test(services_are_registered_for),
+		client_test(complaints_are_made),
+		client_test(names_are_resolved),
+		client_test(topics_are_joined_and_left),
+		client_test(topics_outlive_sessions),
+		client_test(refused_topics_are_forgotten),
+		client_test(publications_go_to_the_topic),
 		client_test(rekey_loses_nothing),
 		client_test(rekey_follows_the_records),
 		client_test(rekey_only_by_who_has_the_session),
 		client_test(what_is_missed_is_counted),
+		client_test(watching_ends),
 		client_test(rekey_when_told),
 		client_test(roaming_loses_nothing),
 		client_test(replaced_peers_stay_away),
 		client_test(revoked_peers_stay_away),
 		client_test(leaving_is_said),
 		client_test(who_comes_back_resumes),
+		client_test(files_are_read_once),
 		client_test(leaving_loses_nothing),
 		client_test(leaving_ends_without_an_answer),
 		client_test(closing_in_a_callback_is_fine),

@@ -300,8 +300,9 @@ void stub_transmit_train(struct stub *stub, struct stub_session *session, const 
 	setsockopt(stub->udp, SOL_UDP, UDP_SEGMENT, &after, sizeof(after));
 }
 
-size_t stub_seal(struct stub_session *session, uint8_t *record, enum wire_class class, uint8_t kind,
-		 uint32_t tag, const struct wire_id *from, const void *data, size_t length)
+static size_t seal(struct stub_session *session, uint8_t *record, enum wire_class class,
+		   uint8_t kind, uint8_t flags, uint32_t tag, const struct wire_id *from,
+		   const void *data, size_t length)
 {
 	struct wire_record header = {.class = class,
 				     .phase = session->sends->epoch & 1,
@@ -309,20 +310,33 @@ size_t stub_seal(struct stub_session *session, uint8_t *record, enum wire_class 
 				     .sequence = session->sequence++};
 
 	wire_record_put(record, &header);
-	wire_message_put(record + WIRE_RECORD_HEADER, (uint16_t)length, kind, WIRE_HOP_LIMIT - 1, 0,
-			 tag, from);
+	wire_message_put(record + WIRE_RECORD_HEADER, (uint16_t)length, kind, WIRE_HOP_LIMIT - 1,
+			 flags, tag, from);
 	memcpy(record + WIRE_RECORD_HEADER + WIRE_MESSAGE_HEADER, data, length);
 	return (size_t)keys_seal(session->sends, record, WIRE_MESSAGE_HEADER + length);
+}
+
+size_t stub_seal(struct stub_session *session, uint8_t *record, enum wire_class class, uint8_t kind,
+		 uint32_t tag, const struct wire_id *from, const void *data, size_t length)
+{
+	return seal(session, record, class, kind, 0, tag, from, data, length);
+}
+
+static void send_flagged(struct stub *stub, struct stub_session *to, enum wire_class class,
+			 uint8_t kind, uint8_t flags, uint32_t tag, const struct wire_id *from,
+			 const void *data, size_t length)
+{
+	uint8_t record[WIRE_MTU_MAX];
+	size_t size = seal(to, record, class, kind, flags, tag, from, data, length);
+
+	stub_transmit(stub, to, record, size);
 }
 
 static void send_message(struct stub *stub, struct stub_session *to, enum wire_class class,
 			 uint8_t kind, uint32_t tag, const struct wire_id *from, const void *data,
 			 size_t length)
 {
-	uint8_t record[WIRE_MTU_MAX];
-	size_t size = stub_seal(to, record, class, kind, tag, from, data, length);
-
-	stub_transmit(stub, to, record, size);
+	send_flagged(stub, to, class, kind, 0, tag, from, data, length);
 }
 
 void stub_say(struct stub *stub, struct stub_session *session, const char *json)
@@ -394,7 +408,10 @@ static void control(struct stub *stub, struct stub_session *session, uint32_t ta
 	char *reply = NULL;
 	bool leave = false;
 
-	if (!op) {
+	snprintf(stub->last_control, sizeof(stub->last_control), "%.*s", (int)length, text);
+	if (stub->control_answer) {
+		reply = strdup(stub->control_answer);
+	} else if (!op) {
 		reply = strdup("{\"ok\":false,\"error\":\"malformed\",\"detail\":\"no op\"}");
 	} else if (!strcmp(op, "peers") || !strcmp(op, "resolve")) {
 		reply = list_page(stub, after ? after : "");
@@ -437,10 +454,17 @@ static void forward(struct stub *stub, struct stub_session *from, enum wire_clas
 		}
 		return;
 	}
+	stub->last_to = id;
+	stub->last_kind = message->kind;
+	stub->last_flags = message->flags;
+	stub->last_size = message->size - WIRE_MESSAGE_HEADER;
+	memcpy(stub->last_payload, payload,
+	       stub->last_size < sizeof(stub->last_payload) ? stub->last_size
+							    : sizeof(stub->last_payload));
 	to = stub_session(stub, &id);
 	if (to)
-		send_message(stub, to, class, message->kind, tag, &from->id, payload,
-			     message->length);
+		send_flagged(stub, to, class, message->kind, message->flags & WIRE_FLAG_FAILED, tag,
+			     &from->id, payload, message->length);
 	else if (message->kind == WIRE_SEND || message->kind == WIRE_REQUEST)
 		send_message(stub, from, class, WIRE_ERROR | WIRE_REASON_NO_ROUTE, tag, &stub->id,
 			     "", 0);

@@ -50,15 +50,23 @@ struct stub {
 	struct stub_session sessions[STUB_SESSIONS];
 
 	// what the test sets
-	const char *answer; // instead of a welcome
-	const char *patch;  // a JSON object whose members replace the welcome's
-	bool mute;          // records get no answer
-	unsigned int lose;  // so many of the next records from peers
+	const char *answer;         // instead of a welcome
+	const char *control_answer; // to whatever is asked in a control message
+	const char *patch;          // a JSON object whose members replace the welcome's
+	bool mute;                  // records get no answer
+	unsigned int lose;          // so many of the next records from peers
 	unsigned int keepalive, expiry, key_records, lanes_down;
 
 	// what it sees
 	unsigned int hellos, resumed, rekeys, records, pings, largest_batch;
 	char last_hello[WIRE_LINE_MAX];
+	char last_control[256];
+
+	// the last message that was for somebody else
+	struct wire_id last_to;
+	uint8_t last_kind, last_flags;
+	size_t last_size; // of the payload, and of what stands before it
+	uint8_t last_payload[64];
 };
 
 struct stub *stub_new(const char *certificate, const char *key, const char *ca);
