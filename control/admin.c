@@ -11,7 +11,6 @@
 
 #include "ledger.h"
 #include "log.h"
-#include "revoke.h"
 #include "services.h"
 
 enum {
@@ -292,51 +291,43 @@ static json_t *drops(const struct admin_subject *subject)
 	return answer;
 }
 
-char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, const char *line,
-		   size_t length)
+/* The answer to all that is answered at once. */
+static json_t *answer_now(const struct admin_subject *subject, uint64_t uptime_ms,
+			  const char *command, const json_t *question)
 {
-	json_t *question = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);
-	const char *command = json_string_value(json_object_get(question, "cmd"));
-	json_t *answer;
-	char *text;
-	size_t size;
+	if (strcmp(command, "status") == 0)
+		return status(subject, uptime_ms);
+	if (strcmp(command, "peers") == 0)
+		return peers(subject);
+	if (strcmp(command, "routes") == 0)
+		return routes(subject);
+	if (strcmp(command, "topics") == 0)
+		return topics(subject);
+	if (strcmp(command, "drops") == 0)
+		return drops(subject);
+	if (strcmp(command, "trust") == 0)
+		return reputation_answer(subject->reputation, question, dataplane_now_ms());
+	if (strcmp(command, "reload") == 0)
+		return reload_answer(subject->reload,
+				     json_is_true(json_object_get(question, "dry_run")),
+				     dataplane_now_ms());
+	if (strcmp(command, "services") == 0)
+		return services_answer(subject->members->services);
+	if (strcmp(command, "service") == 0)
+		return services_set(subject->members->services, question);
+	if (strcmp(command, "drain") == 0)
+		return drain(subject, question);
+	return json_pack("{sb ss}", "ok", 0, "error",
+			 "no such cmd; one of status, peers, routes, topics, drops, events, "
+			 "revoke, trust, reload, services, service, drain");
+}
 
-	if (!command)
-		answer = json_pack("{sb ss}", "ok", 0, "error",
-				   "a question is one JSON object a line, with cmd");
-	else if (strcmp(command, "status") == 0)
-		answer = status(subject, uptime_ms);
-	else if (strcmp(command, "peers") == 0)
-		answer = peers(subject);
-	else if (strcmp(command, "routes") == 0)
-		answer = routes(subject);
-	else if (strcmp(command, "topics") == 0)
-		answer = topics(subject);
-	else if (strcmp(command, "drops") == 0)
-		answer = drops(subject);
-	else if (strcmp(command, "revoke") == 0)
-		answer = revoke_answer(subject->trust, subject->members, question,
-				       dataplane_now_ms());
-	else if (strcmp(command, "trust") == 0)
-		answer = reputation_answer(subject->reputation, question, dataplane_now_ms());
-	else if (strcmp(command, "reload") == 0)
-		answer = reload_answer(subject->reload,
-				       json_is_true(json_object_get(question, "dry_run")),
-				       dataplane_now_ms());
-	else if (strcmp(command, "services") == 0)
-		answer = services_answer(subject->members->services);
-	else if (strcmp(command, "service") == 0)
-		answer = services_set(subject->members->services, question);
-	else if (strcmp(command, "drain") == 0)
-		answer = drain(subject, question);
-	else
-		answer = json_pack(
-			"{sb ss}", "ok", 0, "error",
-			"no such cmd; one of status, peers, routes, topics, drops, events, "
-			"revoke, trust, reload, services, service, drain");
-	json_decref(question);
-	size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
-	text = size ? malloc(size + 2) : NULL;
+/* Makes it a line, which is the caller's; NULL: no memory. Takes the answer. */
+static char *line_of(json_t *answer)
+{
+	size_t size = json_dumpb(answer, NULL, 0, JSON_COMPACT);
+	char *text = size ? malloc(size + 2) : NULL;
+
 	if (text) {
 		json_dumpb(answer, text, size, JSON_COMPACT);
 		text[size] = '\n';
@@ -371,6 +362,7 @@ static void close_client(struct client *client)
 	if (uv_is_closing((uv_handle_t *)&client->pipe))
 		return;
 	client->admin->listeners -= client->events != NULL;
+	revoke_forget(client->admin->subject.revoke, client);
 	cds_list_del(&client->node);
 	uv_close((uv_handle_t *)&client->pipe, on_client_closed);
 }
@@ -537,23 +529,35 @@ static void on_read(uv_stream_t *stream, ssize_t length, const uv_buf_t *buffer)
 	serve(client);
 }
 
-static bool wants_events(const char *line, size_t length)
+static void on_answer(void *arg, json_t *answer)
 {
-	json_t *question = json_loadb(line, length, JSON_REJECT_DUPLICATES, NULL);
-	const char *command = json_string_value(json_object_get(question, "cmd"));
-	bool wants = command && strcmp(command, "events") == 0;
+	write_answer(arg, line_of(answer));
+}
 
-	json_decref(question);
-	return wants;
+static void ask(struct client *client, const json_t *question)
+{
+	const char *command = json_string_value(json_object_get(question, "cmd"));
+	const struct admin *admin = client->admin;
+
+	if (!command)
+		on_answer(client, json_pack("{sb ss}", "ok", 0, "error",
+					    "a question is one JSON object a line, with cmd"));
+	else if (strcmp(command, "events") == 0)
+		subscribe(client);
+	else if (strcmp(command, "revoke") == 0)
+		revoke_ask(admin->subject.revoke, question, dataplane_now_ms(), on_answer, client);
+	else
+		on_answer(client,
+			  answer_now(&admin->subject, uv_now(admin->loop) - admin->started_ms,
+				     command, question));
 }
 
 /* Answers the first line that is there, or reads on. One at a time, so that who doesn't read waits.
  */
 static void serve(struct client *client)
 {
-	struct admin *admin = client->admin;
 	char *end = memchr(client->line, '\n', client->length);
-	char *answer;
+	json_t *question;
 	size_t used;
 
 	if (!end && client->length < sizeof(client->line)) {
@@ -568,15 +572,11 @@ static void serve(struct client *client)
 		return;
 	}
 	used = (size_t)(end - client->line) + 1;
-	if (wants_events(client->line, used - 1)) {
-		subscribe(client);
-		return;
-	}
-	answer = admin_answer(&admin->subject, uv_now(admin->loop) - admin->started_ms,
-			      client->line, used - 1);
+	question = json_loadb(client->line, used - 1, JSON_REJECT_DUPLICATES, NULL);
 	client->length -= used;
 	memmove(client->line, client->line + used, client->length);
-	write_answer(client, answer);
+	ask(client, question);
+	json_decref(question);
 }
 
 static void on_connection(uv_stream_t *server, int status)

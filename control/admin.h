@@ -12,6 +12,7 @@
 #include "listener.h"
 #include "member.h"
 #include "reload.h"
+#include "revoke.h"
 
 /* What there is to report about; must outlive the socket. */
 struct admin_subject {
@@ -19,7 +20,7 @@ struct admin_subject {
 	const struct tls *tls;
 	const struct listener *listener;
 	struct members *members;
-	struct trust *trust;
+	struct revoke *revoke;
 	struct reputation *reputation;
 	const struct blocklist *blocklist;
 	const struct reload *reload;
@@ -47,12 +48,5 @@ void admin_tell(void *arg, const struct member_news *news);
 
 /* Closes it. All is freed when the loop has run its close callbacks. */
 void admin_stop(struct admin *admin);
-
-/*
- * Answers a line of `length` bytes, without its LF. The answer, with its LF, is the caller's to
- * free; NULL: no memory.
- */
-char *admin_answer(const struct admin_subject *subject, uint64_t uptime_ms, const char *line,
-		   size_t length);
 
 #endif

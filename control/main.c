@@ -45,6 +45,7 @@ static struct viaductd {
 	struct plan plan;
 	struct tls tls;
 	struct trust trust;
+	struct revoke revoke;
 	struct clusters clusters;
 	struct tickets tickets;
 	uv_timer_t tickets_timer;
@@ -519,6 +520,17 @@ static void reputation_stop(struct viaductd *v)
 	reputation_fini(&v->reputation);
 }
 
+static int revocations_start(struct viaductd *v)
+{
+	revoke_start(&v->revoke, &v->trust, &v->members, &v->loop);
+	return 0;
+}
+
+static void revocations_stop(struct viaductd *v)
+{
+	revoke_stop(&v->revoke);
+}
+
 static int dispatch_begin(struct viaductd *v)
 {
 	int result = dispatch_start(&v->dispatch, &v->loop, v->dataplane, &v->members,
@@ -566,7 +578,7 @@ static int admin_begin(struct viaductd *v)
 		.tls = &v->tls,
 		.listener = v->listener,
 		.members = &v->members,
-		.trust = &v->trust,
+		.revoke = &v->revoke,
 		.reputation = &v->reputation,
 		.blocklist = &v->blocklist,
 		.reload = &v->reload,
@@ -644,6 +656,7 @@ static const struct step {
 	{"dataplane", dataplane_begin, dataplane_end},
 	{"blocklist", blocklist_start, NULL},
 	{"scores", reputation_start, reputation_stop},
+	{"revocations", revocations_start, revocations_stop},
 	{"dispatch", dispatch_begin, dispatch_end},
 	{"admin socket", admin_begin, admin_end},
 };

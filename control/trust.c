@@ -9,7 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "file.h"
 #include "log.h"
 
 enum { FILE_MAX = 64 << 20 };
@@ -65,6 +64,17 @@ static void set_remove(struct trust_set *set, const struct wire_id *id)
 			set->ids[kept++] = set->ids[i];
 	}
 	set->count = kept;
+}
+
+int trust_set_copy(struct trust_set *copy, const struct trust_set *set)
+{
+	copy->ids = malloc((set->count + 1) * sizeof(*set->ids));
+	if (!copy->ids)
+		return -ENOMEM;
+	memcpy(copy->ids, set->ids, set->count * sizeof(*set->ids));
+	copy->count = set->count;
+	copy->room = set->count + 1;
+	return 0;
 }
 
 void trust_set_free(struct trust_set *set)
@@ -296,7 +306,7 @@ static void exchange(struct trust_set *a, struct trust_set *b)
 
 void trust_replace(struct trust *trust, struct trust *next)
 {
-	bool unsaved = trust->unsaved;
+	bool unsaved = trust->unsaved, kept = trust->saving && !strcmp(trust->path, next->path);
 
 	for (size_t i = 0; unsaved && i < trust->revoked.count; i++)
 		unsaved = !set_append(&next->revoked, &trust->revoked.ids[i]);
@@ -305,7 +315,8 @@ void trust_replace(struct trust *trust, struct trust *next)
 	trust->pinned = next->pinned;
 	exchange(&trust->pins, &next->pins);
 	exchange(&trust->certificates, &next->certificates);
-	exchange(&trust->revoked, &next->revoked);
+	if (!kept) // else the file is about to say what is in memory
+		exchange(&trust->revoked, &next->revoked);
 	pthread_mutex_unlock(&trust->lock);
 	memcpy(trust->path, next->path, sizeof(trust->path));
 	trust_fini(next);
@@ -337,20 +348,7 @@ const char *trust_refuses(struct trust *trust, const struct wire_id *id,
 	return why;
 }
 
-static int write_revoked(void *arg, FILE *file)
-{
-	const struct trust *trust = arg;
-	char id[WIRE_ID_TEXT + 1];
-
-	fputs("# revoked peers, kept by viaductd: an id a line\n", file);
-	for (size_t i = 0; i < trust->revoked.count; i++) {
-		wire_id_format(id, &trust->revoked.ids[i]);
-		fprintf(file, "%s\n", id);
-	}
-	return 0;
-}
-
-int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo, char *error)
+int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo)
 {
 	int result = 0;
 
@@ -362,18 +360,6 @@ int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo, char 
 		set_order(&trust->revoked);
 	}
 	pthread_mutex_unlock(&trust->lock);
-	if (result) {
-		snprintf(error, CONFIG_ERROR_MAX, "out of memory");
-		return result;
-	}
-	trust->unsaved = true;
-	if (!*trust->path)
-		return 0;
-	result = file_replace(trust->path, write_revoked, trust);
-	if (result)
-		snprintf(error, CONFIG_ERROR_MAX, "it holds until the relay ends: %s: %s",
-			 trust->path, strerror(-result));
-	else
-		trust->unsaved = false;
+	trust->unsaved |= result == 0;
 	return result;
 }

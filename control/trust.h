@@ -27,6 +27,7 @@ struct trust {
 	struct trust_set revoked;      // by the operator
 	char path[CONFIG_PATH_MAX];    // where those are kept; "": nowhere
 	bool unsaved;                  // the file doesn't say what `revoked` does
+	bool saving;                   // but will in a moment: revoke.h
 };
 
 /*
@@ -46,17 +47,19 @@ const char *trust_refuses(struct trust *trust, const struct wire_id *id,
 bool trust_is_revoked(struct trust *trust, const struct wire_id *id);
 
 /*
- * Revokes an identity, or lets it come back. That holds at once. Returns 0, or a negative errno
- * with one sentence in `error` (CONFIG_ERROR_MAX bytes) where it couldn't be written to the file;
- * `unsaved` says whether it will hold after a restart, too.
+ * Revokes an identity, or lets it come back. That holds at once; it is `unsaved` then. Returns 0 or
+ * -ENOMEM.
  */
-int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo, char *error);
+int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo);
 
 /*
  * Reads a list of peer ids, one a line; # begins a comment. Adds them to `set`. Pure. Returns 0,
  * -ENOMEM, or -EINVAL with the number of the `line` that is none.
  */
 int trust_parse(struct trust_set *set, const char *text, size_t length, unsigned int *line);
+
+/* Makes `copy` another of the same ids. Returns 0 or -ENOMEM. */
+int trust_set_copy(struct trust_set *copy, const struct trust_set *set);
 void trust_set_free(struct trust_set *set);
 
 #endif

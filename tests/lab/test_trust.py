@@ -1,7 +1,10 @@
 """Pins, revocation by a CRL and by an operator: who is thrown out, and stays out."""
 
 import datetime
+import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 import threading
@@ -13,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from OpenSSL import SSL
 
 from peer import PING
-from relay import VIADUCT, eventually
+from relay import BUILD, VIADUCT, eventually
 
+DISK = os.path.join(BUILD, "tests", "disk", "disk.so")
 REVOKED = "revoked"
 BURST = 32  # records that a worker looks at, at most, before it looks at the tables again
 
@@ -201,6 +205,48 @@ def test_full_disk(start, federation, tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_slow_disk(start, federation, tmp_path):
+    """Who is revoked goes at once, and nobody else waits, but the command until it is kept."""
+    alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
+    held, kept = tmp_path / "held", tmp_path / "revoked"
+    relay = start(revoked=str(kept), environment={"LD_PRELOAD": DISK, "DISK_HELD": str(held)})
+    for peer in alice, bob, carol:
+        peer.connect()
+    held.touch()
+    commands = []
+    for peer in alice, bob:
+        commands.append(subprocess.Popen(
+            [VIADUCT, "revoke", peer.identity.text, "--socket", relay.admin_socket],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        peer.wait_event("revoked")
+        refused(peer)
+    carol.connect()
+    assert carol.wait_tag(carol.send(carol.relay, kind=PING))
+    assert relay.admin("reload")["ok"]
+    assert sorted(relay.admin("revoke")["revoked"]) == sorted(
+        peer.identity.text for peer in (alice, bob))
+    refused(alice)
+    assert [command.poll() for command in commands] == [None, None]
+    assert not kept.exists()
+    held.unlink()
+    for command in commands:
+        assert command.communicate(timeout=10)[1] == "" and command.returncode == 0
+    assert all(peer.identity.text in kept.read_text() for peer in (alice, bob))
+    # it is kept as well if who said so doesn't wait, and the relay ends
+    held.touch()
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.connect(relay.admin_socket)
+        gone.sendall(json.dumps({"cmd": "revoke", "peer": carol.identity.text}).encode() + b"\n")
+        carol.wait_event("revoked")
+    relay.process.send_signal(signal.SIGTERM)
+    eventually(lambda: not os.path.exists(relay.admin_socket))
+    held.unlink()
+    relay.stop()
+    assert carol.identity.text in kept.read_text()
+    relay.start()
+    refused(carol)
+
+
 def crl(federation, directory, *identities, key=None):
     now = datetime.datetime.now(datetime.timezone.utc)
     builder = x509.CertificateRevocationListBuilder().issuer_name(federation.name).last_update(
@@ -222,8 +268,9 @@ def start(lab, house, federation, tmp_path):
     started = []
     house.stop()
 
-    def begin(error=None, **trust):
+    def begin(error=None, environment=None, **trust):
         relay = Relay(lab, federation, tmp_path, trust=trust)
+        relay.environment = {**relay.environment, **(environment or {})}
         if error:
             done = subprocess.run([VIADUCTD, "--check", "-c", relay.file], capture_output=True,
                                   text=True, timeout=10)
