@@ -800,9 +800,18 @@ bool member_marks(struct member_session *session, uint32_t marks[SESSION_MARK_CO
 	return true;
 }
 
-uint16_t member_cluster(const struct member_session *session)
+/* The number of its cluster, for the policy. */
+static uint16_t cluster_number(const struct member_session *session)
 {
 	return session->published->session.cluster;
+}
+
+bool member_may_send(const struct members *members, const struct member_session *from,
+		     const struct member_session *to)
+{
+	const struct policy *policy = members->sessions->policy;
+
+	return !policy || policy_allows(policy, cluster_number(from), cluster_number(to));
 }
 
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms)

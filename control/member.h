@@ -231,8 +231,9 @@ void members_say_closing(struct members *members, unsigned int within_s);
 /* How often workers have marked the session since the last call. Returns whether they have. */
 bool member_marks(struct member_session *session, uint32_t marks[SESSION_MARK_COUNT]);
 
-/* The number of its cluster, for the policy. */
-uint16_t member_cluster(const struct member_session *session);
+/* Whether the policy lets the one's peer send to the other's: who may not, isn't told of it. */
+bool member_may_send(const struct members *members, const struct member_session *from,
+		     const struct member_session *to);
 
 /* Since when nothing authentic has come, in ms. */
 uint32_t member_idle_ms(const struct member_session *session, uint64_t now_ms);

@@ -147,13 +147,28 @@ static size_t write_member(char *text, size_t size, const struct member *member)
 	return length ? length : size + 1;
 }
 
+/* A list of peers that a session's peer asks for. */
+struct query {
+	const struct members *members;
+	const struct member_session *asker;
+	const struct request *request;
+};
+
+/* Whether a member is here, behind those that were listed before, and known to who asks. */
+static bool is_listed(const struct query *query, const struct member *member)
+{
+	return member->current &&
+	       memcmp(&member->id, &query->request->after, sizeof(member->id)) > 0 &&
+	       member_may_send(query->members, query->asker, member->current);
+}
+
 /*
- * Answers with the members at and behind `at` that have joined and belong to what is asked for, as
- * many as fit. Returns the answer's length.
+ * Answers with the members at and behind `at` that belong to what is asked for, as many as fit.
+ * Returns the answer's length.
  */
-static size_t list(char answer[ANSWER_SIZE], const struct roster_index *index, size_t at,
-		   bool (*belongs)(const struct member *member, const struct request *request),
-		   const struct request *request)
+static size_t list(char answer[ANSWER_SIZE], const struct query *query,
+		   const struct roster_index *index, size_t at,
+		   bool (*belongs)(const struct member *member, const struct request *request))
 {
 	static const char begin[] = "{\"ok\":true,\"peers\":[", more[] = "],\"more\":true}",
 			  end[] = "]}";
@@ -162,12 +177,11 @@ static size_t list(char answer[ANSWER_SIZE], const struct roster_index *index, s
 	const char *last = end;
 
 	memcpy(answer, begin, length);
-	for (; at < index->count && belongs(index->members[at], request); at++) {
+	for (; at < index->count && belongs(index->members[at], query->request); at++) {
 		const struct member *member = index->members[at];
 		size_t comma = length > sizeof(begin) - 1, size;
 
-		if (!member->current ||
-		    memcmp(&member->id, &request->after, sizeof(member->id)) <= 0)
+		if (!is_listed(query, member))
 			continue;
 		if (room < length + comma)
 			size = room + 1;
@@ -185,18 +199,20 @@ static size_t list(char answer[ANSWER_SIZE], const struct roster_index *index, s
 	return length + strlen(last);
 }
 
-static size_t answer_peers(const struct roster *roster, const struct request *request,
-			   char answer[ANSWER_SIZE])
+static size_t answer_peers(const struct query *query, char answer[ANSWER_SIZE])
 {
+	const struct roster *roster = &query->members->roster;
+	const struct request *request = query->request;
+
 	if (request->op == REQUEST_RESOLVE)
-		return list(answer, &roster->by_name, roster_seek_name(roster, request->name),
-			    has_name, request);
+		return list(answer, query, &roster->by_name,
+			    roster_seek_name(roster, request->name), has_name);
 	if (*request->cluster)
-		return list(answer, &roster->by_cluster,
+		return list(answer, query, &roster->by_cluster,
 			    roster_seek_cluster(roster, request->cluster, &request->after),
-			    has_cluster, request);
-	return list(answer, &roster->by_id, roster_seek_id(roster, &request->after), has_cluster,
-		    request);
+			    has_cluster);
+	return list(answer, query, &roster->by_id, roster_seek_id(roster, &request->after),
+		    has_cluster);
 }
 
 static size_t answer_text(char answer[ANSWER_SIZE], const char *text)
@@ -357,7 +373,7 @@ void request_handle(struct members *members, struct reputation *reputation,
 		if (!length)
 			return;
 	} else {
-		length = answer_peers(&members->roster, &request, answer);
+		length = answer_peers(&(struct query){members, session, &request}, answer);
 	}
 	// a session without an address gets nothing, and the peer asks again
 	if (session != session->member->current)

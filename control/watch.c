@@ -88,15 +88,13 @@ static bool may_tell(struct watches *watches, struct watch *watch)
 static bool is_about(const struct members *members, const struct watch *watch,
 		     const struct member_session *session)
 {
-	const struct policy *policy = members->sessions->policy;
 	const struct member *member = session->member;
 
 	if (member == watch->session->member ||
 	    (watch->one && !wire_id_equal(&watch->id, &member->id)) ||
 	    (watch->cluster && strcmp(watch->cluster, member->cluster) != 0))
 		return false;
-	return !policy ||
-	       policy_allows(policy, member_cluster(watch->session), member_cluster(session));
+	return member_may_send(members, watch->session, session);
 }
 
 /* The event without its number and its end. Returns its length. */

@@ -84,6 +84,23 @@ def test_reload(own, peers):
         assert (may(peers, "red", "blue") is True) == (number % 2 == 0)
 
 
+def test_who_is_told_of_whom(own, peers):
+    """Nobody finds, or is told of, whom it may not send to."""
+    def found(asker):
+        listed = {peer["id"] for peer in peers[asker].control({"op": "peers"})["peers"]}
+        for cluster, peer in peers.items():
+            for question in ({"op": "peers", "cluster": cluster},
+                             {"op": "resolve", "name": peer.identity.name}):
+                answer = [one["id"] for one in peers[asker].control(question)["peers"]]
+                assert answer == [peer.identity.text] * (peer.identity.text in listed)
+        return {cluster for cluster, peer in peers.items() if peer.identity.text in listed}
+    assert found("red") == {"red", "green"}
+    assert found("grey") == {"grey"}
+    assert found("blue") == set(peers)
+    apply(own, None)
+    assert found("grey") == set(peers)
+
+
 def test_bad_rules(own, peers):
     for rules, error in ((["red"], "must be a section"), ([{"from": "red"}], "to: is missing"),
                          ([{"from": "", "to": []}], "must not be empty"),

@@ -151,6 +151,34 @@ static void test_only_who_has_joined_is_listed(void **state)
 	assert_non_null(strstr(ask(society, session->index, "{\"op\":\"peers\"}"), "lab/odd/1"));
 }
 
+/* Whom the policy keeps apart from a peer, the relay doesn't tell it of. */
+static void test_only_who_may_be_sent_to_is_listed(void **state)
+{
+	static const struct config_policy config = {.rules = {{.from = "even"}}, .rules_count = 1};
+	struct society *society = *state;
+	static struct clusters clusters;
+	struct policy *policy;
+	uint32_t even, odd;
+
+	assert_int_equal(clusters_compile(&clusters, &config, &policy), 0);
+	society->members.config.clusters = &clusters;
+	clusters_publish(&society->members.sessions->policy, policy);
+	odd = society_settle(society, 1)->index;
+	even = society_settle(society, 2)->index;
+	society_settle(society, 4);
+	assert_non_null(strstr(ask(society, odd, "{\"op\":\"peers\"}"), "lab/even/2"));
+	assert_null(strstr(ask(society, even, "{\"op\":\"peers\"}"), "lab/odd/1"));
+	assert_non_null(strstr(ask(society, even, "{\"op\":\"peers\"}"), "lab/even/4"));
+	assert_string_equal(ask(society, even, "{\"op\":\"peers\",\"cluster\":\"odd\"}"),
+			    "{\"ok\":true,\"peers\":[]}");
+	assert_string_equal(
+		ask(society, even, "{\"op\":\"resolve\",\"name\":\"spiffe://lab/odd/1\"}"),
+		"{\"ok\":true,\"peers\":[]}");
+	assert_non_null(
+		strstr(ask(society, odd, "{\"op\":\"resolve\",\"name\":\"spiffe://lab/even/2\"}"),
+		       "lab/even/2"));
+}
+
 /* Goes through all pages of a list; returns how many peers there are, in how many pages. */
 static size_t count(struct society *society, uint32_t index, const char *cluster, int *pages)
 {
@@ -212,8 +240,13 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, society_begin, society_end)
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_parse),        TEST(answers), TEST(leave), TEST(nobody_yet),
-		TEST(only_who_has_joined_is_listed), TEST(pages),
+		cmocka_unit_test(test_parse),
+		TEST(answers),
+		TEST(leave),
+		TEST(nobody_yet),
+		TEST(only_who_has_joined_is_listed),
+		TEST(only_who_may_be_sent_to_is_listed),
+		TEST(pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
