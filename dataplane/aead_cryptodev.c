@@ -343,6 +343,18 @@ static void seal_burst(void *worker, struct aead_job *jobs, unsigned int n)
 	}
 }
 
+// Not every device can read in one place and write in another.
+static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
+		       unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		if (texts[i])
+			memcpy(jobs[i].record + WIRE_RECORD_HEADER, texts[i],
+			       jobs[i].length - WIRE_RECORD_OVERHEAD);
+	}
+	seal_burst(worker, jobs, n);
+}
+
 const struct aead_ops aead_cryptodev = {
 	.name = "cryptodev",
 	.key_new = key_new,
@@ -351,4 +363,5 @@ const struct aead_ops aead_cryptodev = {
 	.worker_free = worker_free,
 	.open = open_burst,
 	.seal = seal_burst,
+	.seal_texts = seal_texts,
 };

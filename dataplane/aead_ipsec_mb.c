@@ -105,7 +105,8 @@ static inline bool tag_equal(const uint8_t *a, const uint8_t *b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
 }
 
-static inline void run(IMB_MGR *manager, const struct aead_job *job, uint8_t *tag, bool seal)
+static inline void run(IMB_MGR *manager, const struct aead_job *job, const uint8_t *from,
+		       uint8_t *tag, bool seal)
 {
 	const struct key *key = (const struct key *)job->key;
 	uint8_t *text = job->record + WIRE_RECORD_HEADER;
@@ -118,10 +119,10 @@ static inline void run(IMB_MGR *manager, const struct aead_job *job, uint8_t *ta
 		struct gcm_context_data context;
 
 		if (seal)
-			IMB_AES256_GCM_ENC(manager, gcm, &context, text, text, length, nonce,
+			IMB_AES256_GCM_ENC(manager, gcm, &context, text, from, length, nonce,
 					   job->record, WIRE_RECORD_HEADER, tag, WIRE_TAG_SIZE);
 		else
-			IMB_AES256_GCM_DEC(manager, gcm, &context, text, text, length, nonce,
+			IMB_AES256_GCM_DEC(manager, gcm, &context, text, from, length, nonce,
 					   job->record, WIRE_RECORD_HEADER, tag, WIRE_TAG_SIZE);
 	} else {
 		struct chacha20_poly1305_context_data context;
@@ -130,10 +131,10 @@ static inline void run(IMB_MGR *manager, const struct aead_job *job, uint8_t *ta
 					   WIRE_RECORD_HEADER);
 		if (seal)
 			IMB_CHACHA20_POLY1305_ENC_UPDATE(manager, key->expanded, &context, text,
-							 text, length);
+							 from, length);
 		else
 			IMB_CHACHA20_POLY1305_DEC_UPDATE(manager, key->expanded, &context, text,
-							 text, length);
+							 from, length);
 		IMB_CHACHA20_POLY1305_ENC_FINALIZE(manager, &context, tag, WIRE_TAG_SIZE);
 	}
 }
@@ -175,19 +176,35 @@ static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 	for (unsigned int i = 0; i < n; i++) {
 		if (i + AHEAD < n)
 			prefetch(&jobs[i + AHEAD]);
-		run(worker, &jobs[i], tag, false);
+		run(worker, &jobs[i], jobs[i].record + WIRE_RECORD_HEADER, tag, false);
 		jobs[i].ok = tag_equal(tag, jobs[i].record + jobs[i].length - WIRE_TAG_SIZE);
+	}
+}
+
+static inline void __attribute__((always_inline))
+seal_each(void *worker, struct aead_job *jobs, const uint8_t *const *texts, unsigned int n)
+{
+	prefetch_first(jobs, n);
+	for (unsigned int i = 0; i < n; i++) {
+		const uint8_t *from = jobs[i].record + WIRE_RECORD_HEADER;
+
+		if (i + AHEAD < n)
+			prefetch(&jobs[i + AHEAD]);
+		if (texts && texts[i])
+			from = texts[i];
+		run(worker, &jobs[i], from, jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, true);
 	}
 }
 
 static void seal_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
-	prefetch_first(jobs, n);
-	for (unsigned int i = 0; i < n; i++) {
-		if (i + AHEAD < n)
-			prefetch(&jobs[i + AHEAD]);
-		run(worker, &jobs[i], jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, true);
-	}
+	seal_each(worker, jobs, NULL, n);
+}
+
+static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
+		       unsigned int n)
+{
+	seal_each(worker, jobs, texts, n);
 }
 
 const struct aead_ops aead_ipsec_mb = {
@@ -198,4 +215,5 @@ const struct aead_ops aead_ipsec_mb = {
 	.worker_free = worker_free,
 	.open = open_burst,
 	.seal = seal_burst,
+	.seal_texts = seal_texts,
 };

@@ -91,7 +91,8 @@ out:
 	return NULL;
 }
 
-static bool run(struct worker *worker, struct aead_job *job, int direction)
+static bool run(struct worker *worker, const struct aead_job *job, const uint8_t *from,
+		int direction)
 {
 	const struct key *key = (const struct key *)job->key;
 	struct context *context =
@@ -111,7 +112,7 @@ static bool run(struct worker *worker, struct aead_job *job, int direction)
 		return false;
 	context->serial = key->serial;
 	if (!EVP_CipherUpdate(context->evp, NULL, &n, job->record, WIRE_RECORD_HEADER) ||
-	    (length && !EVP_CipherUpdate(context->evp, text, &n, text, length)))
+	    (length && !EVP_CipherUpdate(context->evp, text, &n, from, length)))
 		return false;
 	if (direction == OPEN &&
 	    !EVP_CIPHER_CTX_ctrl(context->evp, EVP_CTRL_AEAD_SET_TAG, WIRE_TAG_SIZE, tag))
@@ -125,17 +126,28 @@ static bool run(struct worker *worker, struct aead_job *job, int direction)
 static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
-		jobs[i].ok = run(worker, &jobs[i], OPEN);
+		jobs[i].ok = run(worker, &jobs[i], jobs[i].record + WIRE_RECORD_HEADER, OPEN);
+}
+
+static void seal_one(struct worker *worker, const struct aead_job *job, const uint8_t *from)
+{
+	// whatever OpenSSL may do, plaintext never leaves
+	if (!run(worker, job, from, SEAL))
+		memset(job->record + WIRE_RECORD_HEADER, 0, job->length - WIRE_RECORD_HEADER);
 }
 
 static void seal_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
-	for (unsigned int i = 0; i < n; i++) {
-		// whatever OpenSSL may do, plaintext never leaves
-		if (!run(worker, &jobs[i], SEAL))
-			memset(jobs[i].record + WIRE_RECORD_HEADER, 0,
-			       jobs[i].length - WIRE_RECORD_HEADER);
-	}
+	for (unsigned int i = 0; i < n; i++)
+		seal_one(worker, &jobs[i], jobs[i].record + WIRE_RECORD_HEADER);
+}
+
+static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
+		       unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++)
+		seal_one(worker, &jobs[i],
+			 texts[i] ? texts[i] : jobs[i].record + WIRE_RECORD_HEADER);
 }
 
 const struct aead_ops aead_openssl = {
@@ -146,4 +158,5 @@ const struct aead_ops aead_openssl = {
 	.worker_free = worker_free,
 	.open = open_burst,
 	.seal = seal_burst,
+	.seal_texts = seal_texts,
 };

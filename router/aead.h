@@ -1,6 +1,6 @@
 /*
  * The cipher behind records, as an interface: dataplane/ implements it. Works on bursts of whole
- * records in place.
+ * records, in place; a text that goes into many records is sealed from where it is.
  */
 #ifndef VIADUCT_AEAD_H
 #define VIADUCT_AEAD_H
@@ -44,6 +44,13 @@ struct aead_ops {
 	/* The worker: opens or seals `n` records in place. Never fails to seal. */
 	void (*open)(void *worker, struct aead_job *jobs, unsigned int n);
 	void (*seal)(void *worker, struct aead_job *jobs, unsigned int n);
+
+	/*
+	 * The worker: seals `n` records, the text of which is in `texts`, by number; it doesn't
+	 * overlap them. NULL: in the record already. Never fails.
+	 */
+	void (*seal_texts)(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
+			   unsigned int n);
 };
 
 #endif

@@ -111,9 +111,9 @@ send_event(struct forward *forward, enum forward_event_type type, const struct s
 }
 
 /* Fetches what is written next: other cores have read these lines, or written them. */
-static inline void __attribute__((always_inline)) fetch_to_write(const uint8_t *at)
+static inline void __attribute__((always_inline)) fetch_to_write(const uint8_t *at, int size)
 {
-	for (int i = 0; i < FETCH_SIZE; i += 64)
+	for (int i = 0; i < size; i += 64)
 		__builtin_prefetch(at + i, 1);
 }
 
@@ -126,7 +126,7 @@ static void refill(struct forward *forward)
 	forward->spare_count += forward->ops->spares(forward->worker, &forward->spares[count],
 						     FORWARD_SPARES - count);
 	for (; count < forward->spare_count; count++)
-		fetch_to_write(forward->spares[count].record);
+		fetch_to_write(forward->spares[count].record - 64, 64 + FETCH_SIZE);
 }
 
 /* Whether a lane may cause one more error message. */
@@ -202,7 +202,7 @@ static inline void append(struct forward *forward, unsigned int number, const ui
 
 	if (at != message) {
 		memcpy(at, message, size);
-		fetch_to_write(at + size);
+		fetch_to_write(at + size, FETCH_SIZE);
 	}
 	job->length += size;
 	forward->open[number].messages++;
@@ -214,6 +214,19 @@ static uint8_t *newest(struct forward *forward, const struct session *to, uint8_
 	uint32_t hash = (to->index * UINT32_C(0x9e3779b1)) >> 16;
 
 	return &forward->newest[(hash + class) % FORWARD_NEWEST];
+}
+
+/*
+ * More is to come into a record whose text is elsewhere. Only topics open such, and when it is
+ * their turn all other messages of the burst have found their records.
+ */
+static void __attribute__((noinline, cold)) take_text(struct forward *forward, unsigned int number)
+{
+	const struct aead_job *job = &forward->sealing[number];
+
+	memcpy(job->record + WIRE_RECORD_HEADER, forward->texts[number],
+	       job->length - WIRE_RECORD_OVERHEAD);
+	forward->texts[number] = NULL;
 }
 
 /*
@@ -287,10 +300,49 @@ uint8_t *forward_room(struct forward *forward, const struct session *to, uint8_t
 
 	if (number == FORWARD_NO_RECORD)
 		return NULL;
+	if (forward->texts[number])
+		take_text(forward, number);
 	job = &forward->sealing[number];
 	job->length += size;
 	forward->open[number].messages += messages;
 	return job->record + job->length - WIRE_TAG_SIZE - size;
+}
+
+unsigned int forward_copies(struct forward *forward, const struct session *const *to,
+			    unsigned int n, const struct forward_text *text, uint64_t now_ms)
+{
+	unsigned int i, messages = text->messages;
+	uint8_t class = text->class;
+
+	for (i = 0; i < n; i++) {
+		enum drop_message reason = DROP_MESSAGE_COUNT;
+		unsigned int number =
+			find_record(forward, to[i], class, NULL, text->size, NULL, now_ms, &reason);
+		struct aead_job *job;
+
+		if (reason == DROP_MESSAGE_NO_BUFFER)
+			break;
+		if (reason != DROP_MESSAGE_COUNT) {
+			counters_dropped(&forward->counters, class, reason, messages);
+			continue;
+		}
+		job = &forward->sealing[number];
+		if (forward->texts[number])
+			take_text(forward, number);
+		if (job->length == WIRE_RECORD_OVERHEAD) {
+			forward->texts[number] = text->bytes;
+			forward->has_texts = true;
+		} else {
+			memcpy(job->record + job->length - WIRE_TAG_SIZE, text->bytes, text->size);
+		}
+		job->length += text->size;
+		forward->open[number].messages += messages;
+		// written at the end of the burst
+		for (unsigned int at = FETCH_SIZE; at < job->length; at += 64)
+			__builtin_prefetch(job->record + at, 1);
+	}
+	counters_copied(&forward->counters, class, i * messages);
+	return i;
 }
 
 /* A message of the relay's own, to a session. */
@@ -376,7 +428,14 @@ static void flush(struct forward *forward, uint64_t now_ms)
 
 	if (n == 0)
 		return;
-	forward->aead->seal(forward->aead_worker, forward->sealing, n);
+	if (forward->has_texts) {
+		forward->aead->seal_texts(forward->aead_worker, forward->sealing, forward->texts,
+					  n);
+		memset(forward->texts, 0, n * sizeof(forward->texts[0]));
+		forward->has_texts = false;
+	} else {
+		forward->aead->seal(forward->aead_worker, forward->sealing, n);
+	}
 	sent = forward->ops->transmit(forward->worker, forward->sealing, forward->outputs, n);
 	forward->counters.records_sent += sent;
 	for (unsigned int i = 0; i < sent; i++)

@@ -188,6 +188,7 @@ struct forward {
 	/* scratch of one burst */
 	uint64_t now_ms;
 	struct rates *rates;    // NULL: none to be looked at
+	bool has_texts;         // whether there are any below
 	bool guarded;           // whether records have to pass guard()
 	unsigned int strangers; // how many may
 	unsigned int spare_count;
@@ -201,6 +202,7 @@ struct forward {
 	struct aead_job opening[FORWARD_BURST];
 	struct aead_job sealing[FORWARD_OUTPUTS];
 	struct forward_output outputs[FORWARD_OUTPUTS];
+	const uint8_t *texts[FORWARD_OUTPUTS]; // what is sealed from elsewhere; else NULL
 	struct forward_message messages[FORWARD_MESSAGES];
 	uint8_t newest[FORWARD_NEWEST]; // by hash of session and class: which open record to try
 	struct forward_event event;
@@ -251,5 +253,20 @@ void forward_drop(struct forward *forward, const struct forward_message *message
 uint8_t *forward_room(struct forward *forward, const struct session *to, uint8_t class,
 		      uint16_t size, unsigned int messages, uint64_t now_ms,
 		      enum drop_message *reason);
+
+/* Messages for many, in one piece. */
+struct forward_text {
+	const uint8_t *bytes; // stay as they are until the turn ends: they are sealed from there
+	uint16_t size;
+	uint16_t messages;
+	uint8_t class;
+};
+
+/*
+ * Puts them into a record for each of `n` sessions, which are known to carry so much, and counts
+ * the copies. Returns how many sessions were served until there were no more buffers.
+ */
+unsigned int forward_copies(struct forward *forward, const struct session *const *to,
+			    unsigned int n, const struct forward_text *text, uint64_t now_ms);
 
 #endif

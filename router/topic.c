@@ -202,79 +202,120 @@ static uint32_t seek(const struct topic_members *members, uint32_t at)
 struct batch {
 	const struct policy *policy;
 	uint64_t now_ms;
-	uint8_t class;
-	unsigned int count;
 	const struct topic_job *jobs[TOPIC_BATCH];
+	struct forward_text text; // of all of them
+	bool alike;               // all of one publisher
 };
 
-/* The jobs that a queue's next members get, all that fit into one record or else one. */
-static void get_batch(const struct topic_worker *worker, struct topic_queue *queue,
-		      struct batch *batch)
+static uint16_t job_size(const struct topic_job *job)
 {
-	unsigned int most = queue->batch ? queue->batch : TOPIC_BATCH, n = 0;
-	size_t size = 0;
+	return TOPIC_HEADER + job->length;
+}
 
-	for (uint16_t number = queue->first; n < most && n < queue->count; n++) {
-		const struct topic_job *job = &worker->jobs[number];
-
-		size += TOPIC_HEADER + job->length;
-		if (!queue->batch && n && size > TOPIC_BATCH_SIZE)
-			break;
-		batch->jobs[n] = job;
-		number = job->next;
-	}
-	if (!queue->batch)
-		queue->at = 0;
-	queue->batch = (uint8_t)n;
-	batch->class = queue->class;
-	batch->count = n;
+static uint8_t *put_job(uint8_t *at, const struct topic_job *job)
+{
+	memcpy(at, job->header, TOPIC_HEADER);
+	memcpy(at + TOPIC_HEADER, job->payload, job->length);
+	return at + job_size(job);
 }
 
 /*
- * Copies a batch into a record for one member; false: not now, there is no buffer to be had.
- * Whatever is not copied is counted, but its publisher isn't told.
+ * The jobs that a queue's next members get, all that fit into one record or else one. False: there
+ * is no room for their text in this turn.
  */
-static bool copy_to(struct forward *forward, const struct session *to, uint32_t slot,
-		    const struct batch *batch)
+static bool get_batch(struct topic_worker *worker, struct topic_queue *queue, struct batch *batch)
+{
+	unsigned int most = queue->batch ? queue->batch : TOPIC_BATCH, n = 0;
+	uint8_t *at = worker->texts + worker->texts_used;
+	size_t size = 0;
+
+	batch->alike = true;
+	for (uint16_t number = queue->first; n < most && n < queue->count; n++) {
+		const struct topic_job *job = &worker->jobs[number];
+
+		if (!queue->batch && n && size + job_size(job) > TOPIC_BATCH_SIZE)
+			break;
+		size += job_size(job);
+		batch->jobs[n] = job;
+		batch->alike &= job->from == batch->jobs[0]->from;
+		number = job->next;
+	}
+	if (size > TOPIC_TEXTS - worker->texts_used)
+		return false;
+	worker->texts_used += size;
+	batch->text.bytes = at;
+	batch->text.size = (uint16_t)size;
+	batch->text.messages = (uint16_t)n;
+	batch->text.class = queue->class;
+	for (unsigned int i = 0; i < n; i++)
+		at = put_job(at, batch->jobs[i]);
+	if (!queue->batch)
+		queue->at = 0;
+	queue->batch = (uint8_t)n;
+	return true;
+}
+
+/* Whether a session can be sent so much. */
+static inline bool takes(const struct session *to, size_t size)
+{
+	return to->header.length && size + WIRE_RECORD_OVERHEAD <= to->record_max;
+}
+
+static inline bool denies(const struct batch *batch, const struct topic_job *job,
+			  const struct session *to)
+{
+	return batch->policy && !policy_allows(batch->policy, job->cluster, to->cluster);
+}
+
+/* Whether a member gets all of a batch, as most do. */
+static inline bool is_plain(const struct batch *batch, const struct session *to, uint32_t slot)
+{
+	return batch->alike && to && slot != batch->jobs[0]->from && takes(to, batch->text.size) &&
+	       !denies(batch, batch->jobs[0], to);
+}
+
+/*
+ * Copies what one member gets of a batch; false: not now, there is no buffer to be had. Whatever is
+ * not copied is counted, but its publisher isn't told.
+ */
+static bool __attribute__((noinline)) copy_some(struct forward *forward, const struct session *to,
+						uint32_t slot, const struct batch *batch)
 {
 	enum drop_message reason = DROP_MESSAGE_NO_ROUTE;
-	unsigned int copies = 0, denied = 0;
 	const struct topic_job *wanted[TOPIC_BATCH];
+	unsigned int copies = 0, denied = 0;
+	uint8_t class = batch->text.class;
 	uint8_t *at = NULL;
 	size_t size = 0;
 
-	for (unsigned int i = 0; i < batch->count; i++) {
+	for (unsigned int i = 0; i < batch->text.messages; i++) {
 		const struct topic_job *job = batch->jobs[i];
 
 		if (job->from == slot)
 			continue;
-		if (to && batch->policy &&
-		    !policy_allows(batch->policy, job->cluster, to->cluster)) {
+		if (to && denies(batch, job, to)) {
 			denied++;
 			continue;
 		}
-		size += TOPIC_HEADER + job->length;
+		size += job_size(job);
 		wanted[copies++] = job;
 	}
-	if (copies && to && to->header.length) {
+	if (copies && to && to->header.length)
 		reason = DROP_MESSAGE_TOO_LARGE;
-		if (size + WIRE_RECORD_OVERHEAD <= to->record_max)
-			at = forward_room(forward, to, batch->class, (uint16_t)size, copies,
-					  batch->now_ms, &reason);
+	if (copies && to && takes(to, size)) {
+		if (copies == batch->text.messages)
+			return forward_copies(forward, &to, 1, &batch->text, batch->now_ms);
+		at = forward_room(forward, to, class, (uint16_t)size, copies, batch->now_ms,
+				  &reason);
 		if (reason == DROP_MESSAGE_NO_BUFFER)
 			return false;
 	}
-	counters_copied(&forward->counters, batch->class, copies + denied);
-	counters_dropped(&forward->counters, batch->class, DROP_MESSAGE_POLICY, denied);
-	if (!at) {
-		counters_dropped(&forward->counters, batch->class, reason, copies);
-		return true;
-	}
-	for (unsigned int i = 0; i < copies; i++) {
-		memcpy(at, wanted[i]->header, TOPIC_HEADER);
-		memcpy(at + TOPIC_HEADER, wanted[i]->payload, wanted[i]->length);
-		at += TOPIC_HEADER + wanted[i]->length;
-	}
+	counters_copied(&forward->counters, class, copies + denied);
+	counters_dropped(&forward->counters, class, DROP_MESSAGE_POLICY, denied);
+	if (!at)
+		counters_dropped(&forward->counters, class, reason, copies);
+	for (unsigned int i = 0; at && i < copies; i++)
+		at = put_job(at, wanted[i]);
 	return true;
 }
 
@@ -284,24 +325,38 @@ static unsigned int serve(struct forward *forward, const uint32_t *slots, unsign
 {
 	const struct session_slot *table = forward->sessions->slot;
 	const struct session *to[TOPIC_TURN];
-	unsigned int i;
+	unsigned int done = 0, plain;
 
-	for (i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++)
 		__builtin_prefetch(&table[slots[i]]);
-	for (i = 0; i < n; i++) {
+	for (unsigned int i = 0; i < n; i++) {
 		to[i] = rcu_dereference(table[slots[i]].current);
 		if (to[i])
 			session_prefetch(to[i]);
 	}
-	for (i = 0; i < n; i++) {
+	for (unsigned int i = 0; i < n; i++) {
 		if (to[i])
 			__builtin_prefetch(session_tx_lane(to[i], forward->number), 1);
 	}
-	for (i = 0; i < n; i++) {
-		if (!copy_to(forward, to[i], slots[i], batch))
-			break;
+	while (done < n) {
+		for (plain = 0; done + plain < n; plain++) {
+			if (!is_plain(batch, to[done + plain], slots[done + plain]))
+				break;
+		}
+		if (plain) {
+			unsigned int served = forward_copies(forward, &to[done], plain,
+							     &batch->text, batch->now_ms);
+
+			done += served;
+			if (served < plain)
+				break;
+		} else {
+			if (!copy_some(forward, to[done], slots[done], batch))
+				break;
+			done++;
+		}
 	}
-	return i;
+	return done;
 }
 
 /* The topic of a queue, NULL: it is no more. */
@@ -317,7 +372,7 @@ static struct topic *find_topic(const struct forward *forward, const struct topi
 
 /*
  * Serves up to `most` of a queue's next members. Returns how many; more than `most`: there are no
- * buffers to go on with.
+ * buffers, or no room, to go on with.
  */
 static unsigned int go_on(struct forward *forward, struct topic_queue *queue, unsigned int most,
 			  uint64_t now_ms)
@@ -335,8 +390,9 @@ static unsigned int go_on(struct forward *forward, struct topic_queue *queue, un
 		end_jobs(forward, queue, queue->count);
 		return 0;
 	}
+	if (!get_batch(&forward->topics, queue, &batch))
+		return most + 1;
 	members = rcu_dereference(topic->members);
-	get_batch(&forward->topics, queue, &batch);
 	from = seek(members, queue->at);
 	n = members->count - from;
 	if (n > most)
@@ -369,6 +425,7 @@ void topic_turn(struct forward *forward, uint64_t now_ms)
 	struct topic_worker *worker = &forward->topics;
 	unsigned int left = TOPIC_TURN;
 
+	worker->texts_used = 0;
 	while (worker->queue_count && left) {
 		unsigned int chosen = choose(worker);
 		struct topic_queue queue = worker->queues[chosen];

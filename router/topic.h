@@ -12,7 +12,9 @@
  * and whoever is a member all the time gets it once.
  *
  * Publications to a topic that wait together are packed: each member gets one record with all that
- * fits. Of several topics those with messages of a higher class go first; equals take turns.
+ * fits. Its text is put together once a turn, and sealed from there with each member's key, so that
+ * it is not copied for members. Of several topics those with messages of a higher class go first;
+ * equals take turns.
  */
 #ifndef VIADUCT_TOPIC_H
 #define VIADUCT_TOPIC_H
@@ -31,7 +33,10 @@ enum {
 	// and what they have together at most: every member's record holds so much
 	TOPIC_BATCH_SIZE = WIRE_MTU_MIN - WIRE_IP_OVERHEAD - WIRE_RECORD_OVERHEAD,
 	TOPIC_HEADER = WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE,
+	TOPIC_TEXTS = 16384, // bytes of plaintext that a turn seals from
 };
+
+_Static_assert((int)TOPIC_TEXTS >= (int)WIRE_MTU_MAX, "the largest message must fit");
 
 /* Immutable once published by the control thread. */
 struct topic_members {
@@ -95,6 +100,8 @@ struct topic_worker {
 	struct topic_queue queues[TOPIC_QUEUES];
 	struct topic_job jobs[TOPIC_JOBS + 1];
 	struct topic_held held[TOPIC_HELD + 1];
+	unsigned int texts_used; // in this turn
+	uint8_t texts[TOPIC_TEXTS];
 };
 
 struct forward;

@@ -58,6 +58,17 @@ static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
 		memset(jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, 0, WIRE_TAG_SIZE);
 }
 
+static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
+		       unsigned int n)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		if (texts[i])
+			memcpy(jobs[i].record + WIRE_RECORD_HEADER, texts[i],
+			       jobs[i].length - WIRE_RECORD_OVERHEAD);
+	}
+	seal_all(worker, jobs, n);
+}
+
 static const struct aead_ops null_aead = {
 	.name = "null",
 	.key_new = key_new,
@@ -66,6 +77,7 @@ static const struct aead_ops null_aead = {
 	.worker_free = free,
 	.open = open_all,
 	.seal = seal_all,
+	.seal_texts = seal_texts,
 };
 
 /* Made once, since RCU's grace periods take their time; brought back to its first state after. */

@@ -201,6 +201,42 @@ static void bursts(void **state)
 	}
 }
 
+/* Texts that are elsewhere come out as if they had been in their records; some are there. */
+static void from_elsewhere(void **state)
+{
+	static uint8_t records[BURST][RECORD_MAX], plain[RECORD_MAX], shared[TEXT_MAX];
+
+	for (int i = 0; i < 2; i++) {
+		const uint8_t *texts[BURST];
+		struct aead_job jobs[BURST];
+		struct engine engine;
+
+		engine_init(&engine, *state, aeads[i]);
+		plain_record(plain, TEXT_MAX, 7);
+		memcpy(shared, plain + WIRE_RECORD_HEADER, TEXT_MAX);
+		for (int j = 0; j < BURST; j++) {
+			size_t text = (size_t)(j * 41 % TEXT_MAX);
+
+			texts[j] = j % 4 ? shared : NULL;
+			plain_record(records[j], texts[j] ? 0 : text, (uint64_t)j);
+			jobs[j] = (struct aead_job){
+				.key = engine.keys[j % 3 == 0],
+				.record = records[j],
+				.length = (uint16_t)(WIRE_RECORD_OVERHEAD + text)};
+		}
+		engine.ops->seal_texts(engine.worker, jobs, texts, BURST);
+		assert_memory_equal(shared, plain + WIRE_RECORD_HEADER, TEXT_MAX);
+		for (int j = 0; j < BURST; j++) {
+			plain_record(plain, jobs[j].length - WIRE_RECORD_OVERHEAD, (uint64_t)j);
+			if (texts[j])
+				memcpy(plain + WIRE_RECORD_HEADER, shared, TEXT_MAX);
+			seal(&engine, j % 3 == 0, plain, jobs[j].length);
+			assert_memory_equal(records[j], plain, jobs[j].length);
+		}
+		engine_fini(&engine);
+	}
+}
+
 static void flipped_bits(void **state)
 {
 	static const size_t texts[] = {0, 1, 15, 16, 24, 152, 280};
@@ -249,6 +285,7 @@ int main(void)
 			cmocka_unit_test_prestate(vectors, ops),
 			cmocka_unit_test_prestate(every_length, ops),
 			cmocka_unit_test_prestate(bursts, ops),
+			cmocka_unit_test_prestate(from_elsewhere, ops),
 			cmocka_unit_test_prestate(flipped_bits, ops),
 			cmocka_unit_test_prestate(refusals, ops),
 		};

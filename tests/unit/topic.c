@@ -259,6 +259,87 @@ static void test_packed(void **out)
 	assert_int_equal(state->f->heard[0].class, WIRE_CRITICAL);
 }
 
+/* What one turn has for the same member from several topics, or publishers. */
+static void test_mixed(void **out)
+{
+	struct state *state = *out;
+	uint32_t slots[] = {FIRST, FIRST + 1, FIRST + 2};
+	struct said said[3];
+
+	gather(state, 3);
+	topic_new(state, 1, slots, 2);
+	topic_new(state, 2, slots + 1, 2);
+	for (uint32_t i = 0; i < 3; i++)
+		said[i] = publication(state, i, i, 100);
+	peer_says(state->f, state->publisher, 0, WIRE_NORMAL, said, 3);
+	fixture_burst(state->f, 0);
+	assert_false(fixture_resume(state->f, 0));
+	assert_int_equal(state->f->sent_count, 3);
+	assert_int_equal(state->f->heard_count, 7);
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_int_equal(times_heard(state, state->members[i], 0, 0), 1);
+		assert_int_equal(times_heard(state, state->members[i], 1, 1), i < 2);
+		assert_int_equal(times_heard(state, state->members[i], 2, 2), i > 0);
+	}
+
+	// of those that wait together a member gets all but its own
+	fixture_clear(state->f);
+	peer_says(state->f, state->publisher, 0, WIRE_NORMAL, said, 1);
+	said[0].tag = 3;
+	peer_says(state->f, state->members[1], 0, WIRE_NORMAL, said, 1);
+	said[0].tag = 4;
+	peer_says(state->f, state->publisher, 0, WIRE_NORMAL, said, 1);
+	said[0] = publication(state, 1, 5, 10);
+	peer_says(state->f, state->publisher, 0, WIRE_NORMAL, said, 1);
+	fixture_burst(state->f, 0);
+	finish(state);
+	assert_int_equal(state->f->sent_count, 3);
+	assert_int_equal(state->f->heard_count, 3 + 2 + 3 + 2);
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_int_equal(times_heard(state, state->members[i], 0, 0), 1);
+		assert_int_equal(times_heard(state, state->members[i], 0, 3), i != 1);
+		assert_int_equal(times_heard(state, state->members[i], 0, 4), 1);
+		assert_int_equal(times_heard(state, state->members[i], 1, 5), i < 2);
+	}
+}
+
+/* A turn in which buffers run out, and more are to be had. */
+static void test_flushed_meanwhile(void **out)
+{
+	struct state *state = *out;
+	struct said said[4];
+
+	gather(state, FORWARD_SPARES);
+	said[0] = publication(state, 0, 1, 100);
+	for (uint32_t i = 1; i < 4; i++)
+		said[i] = say(&state->members[i]->id, 100 + i, 20);
+	peer_says(state->f, state->publisher, 0, WIRE_NORMAL, said, 4);
+	peer_says(state->f, state->publisher, 0, WIRE_CRITICAL, said + 1, 3);
+	fixture_burst(state->f, 0);
+	finish(state);
+	expect_heard_once(state, 0, FORWARD_SPARES, 1);
+	assert_int_equal(state->f->heard_count, FORWARD_SPARES + 6);
+}
+
+/* More text than a turn has room for. */
+static void test_much_text(void **out)
+{
+	enum { LENGTH = 1000, FIT = TOPIC_TEXTS / (TOPIC_HEADER + LENGTH) };
+	struct state *state = *out;
+
+	gather(state, 2);
+	for (uint32_t i = 0; i < FIT + 5; i++) {
+		struct said said = publication(state, 0, i, LENGTH);
+
+		peer_says(state->f, state->publisher, 0, WIRE_NORMAL, &said, 1);
+	}
+	fixture_burst(state->f, 0);
+	assert_int_equal(state->f->heard_count, 2 * FIT);
+	assert_int_equal(finish(state), 1);
+	for (uint32_t i = 0; i < FIT + 5; i++)
+		expect_heard_once(state, 0, 2, i);
+}
+
 /* A fan-out goes on over many turns, and what comes meanwhile doesn't wait for it. */
 static void test_turns(void **out)
 {
@@ -554,9 +635,21 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(each_once),   TEST(packed), TEST(turns),      TEST(replaced_meanwhile),
-		TEST(unreachable), TEST(policy), TEST(no_buffers), TEST(not_taken),
-		TEST(rates),       TEST(admit),  TEST(full),       TEST(ends_early),
+		TEST(each_once),
+		TEST(packed),
+		TEST(mixed),
+		TEST(flushed_meanwhile),
+		TEST(much_text),
+		TEST(turns),
+		TEST(replaced_meanwhile),
+		TEST(unreachable),
+		TEST(policy),
+		TEST(no_buffers),
+		TEST(not_taken),
+		TEST(rates),
+		TEST(admit),
+		TEST(full),
+		TEST(ends_early),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
