@@ -88,6 +88,9 @@ static int pool_new(struct rte_mempool **out, unsigned int number, uint16_t mtu,
 	if (!zone)
 		return -rte_errno;
 	node_bind(node, zone->addr, size); // for ordinary memory, which DPDK doesn't place
+	// what was given back last is in the cache; where this library is missing, the first is
+	// taken
+	rte_mempool_set_ops_byname(pool, "stack", NULL);
 	rte_pktmbuf_pool_init(pool, NULL);
 	r = rte_mempool_populate_iova(pool, zone->addr, zone->iova, size, NULL, NULL);
 	if (r != BUFFERS)

@@ -40,13 +40,18 @@ uint64_t worker_now_us(void)
 static unsigned int spares(void *arg, struct forward_spare *out, unsigned int n)
 {
 	struct worker *worker = arg;
+	struct rte_mempool *pool = worker->queue.pool;
 	struct rte_mbuf *buffers[FORWARD_SPARES];
 
-	if (rte_pktmbuf_alloc_bulk(worker->queue.pool, buffers, n))
+	// they are one segment each, and transmit() sets the rest: another core may have had them
+	// last, so nothing is read yet
+	if (rte_mempool_get_bulk(pool, (void **)buffers, n))
 		return 0;
 	for (unsigned int i = 0; i < n; i++) {
+		__builtin_prefetch(buffers[i], 1);
 		out[i].buffer = buffers[i];
-		out[i].record = rte_pktmbuf_mtod(buffers[i], uint8_t *);
+		out[i].record =
+			(uint8_t *)rte_mbuf_buf_addr(buffers[i], pool) + RTE_PKTMBUF_HEADROOM;
 	}
 	return n;
 }
@@ -63,6 +68,7 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 			     const struct forward_output *outputs, unsigned int n)
 {
 	struct worker *worker = arg;
+	struct rte_mempool *pool = worker->queue.pool;
 	struct rte_mbuf *buffers[FORWARD_OUTPUTS];
 
 	for (unsigned int i = 0; i < n; i++) {
@@ -70,7 +76,8 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 		struct rte_mbuf *buffer = outputs[i].buffer;
 		uint8_t *data = frame_put(records[i].record, records[i].length, header);
 
-		buffer->data_off = (uint16_t)(data - (uint8_t *)buffer->buf_addr);
+		// all pools are alike; nothing is read of what another core may have had
+		buffer->data_off = (uint16_t)(data - (uint8_t *)rte_mbuf_buf_addr(buffer, pool));
 		buffer->data_len = header->length + records[i].length;
 		buffer->pkt_len = buffer->data_len;
 		buffer->ol_flags = 0;
