@@ -1,10 +1,11 @@
 /*
  * Bursts through the forwarding core with a cipher that does nothing, the same ones every time: for
- * counting instructions (perf/regress). Usage: burst lone|packed|spread BURSTS
+ * counting instructions (perf/regress). Usage: burst lone|packed|spread|topic BURSTS
  *
  *   lone    one message a record, each for a random receiver
  *   packed  eight messages a record, all of a record for one receiver
  *   spread  eight messages a record, each for a random one of 64 receivers
+ *   topic   one message a burst, for all but its sender
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@
 
 enum {
 	SESSIONS = 1000,
-	PAYLOAD = 120, // eight fit into a record
+	TOPIC = SESSIONS, // its slot
+	PAYLOAD = 120,    // eight fit into a record
 	RECORD_MAX = 1232,
 	BUFFER = 2048,
 	HEADROOM = 128,
@@ -42,7 +44,13 @@ static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
 {
 }
 
-static const struct aead_ops no_cipher = {.name = "none", .open = open_all, .seal = seal_all};
+static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
+		       unsigned int n)
+{
+}
+
+static const struct aead_ops no_cipher = {
+	.name = "none", .open = open_all, .seal = seal_all, .seal_texts = seal_texts};
 
 static unsigned int spares(void *worker, struct forward_spare *out, unsigned int n)
 {
@@ -102,24 +110,43 @@ static struct session *make_session(uint32_t slot)
 	return session;
 }
 
+static void make_topic(struct session_table *sessions, struct wire_id *id)
+{
+	static struct topic topic = {.group.kind = GROUP_TOPIC};
+	struct topic_members *members =
+		malloc(sizeof(*members) + SESSIONS * sizeof(members->slots[0]));
+
+	if (!members)
+		exit(1);
+	members->count = SESSIONS;
+	for (uint32_t slot = 0; slot < SESSIONS; slot++)
+		members->slots[slot] = slot;
+	topic.members = members;
+	sessions->slot[TOPIC].group = &topic.group;
+	memcpy(id->bytes, "topic", 5);
+}
+
 int main(int argc, char **argv)
 {
 	static const uint8_t secret[32] = "a secret of thirty-two bytes....";
 	static struct forward forward;
 	static uint64_t sequences[SESSIONS];
-	struct session_table *sessions = session_table_new(SESSIONS, 0);
+	struct session_table *sessions = session_table_new(SESSIONS, 1);
+	unsigned int pack, spread, records = FORWARD_BURST;
+	struct wire_id topic = {0};
 	struct route_table routes;
-	unsigned int pack, spread;
+	bool publish;
 	uint64_t messages = 0;
 	int bursts;
 
 	if (argc != 3 || (bursts = atoi(argv[2])) <= 0) {
-		fprintf(stderr, "usage: burst lone|packed|spread BURSTS\n");
+		fprintf(stderr, "usage: burst lone|packed|spread|topic BURSTS\n");
 		return 2;
 	}
-	pack = strcmp(argv[1], "lone") ? 8 : 1;
+	publish = strcmp(argv[1], "topic") == 0;
+	pack = publish || strcmp(argv[1], "lone") == 0 ? 1 : 8;
 	spread = strcmp(argv[1], "spread") ? 0 : 64;
-	if (!sessions || route_table_init(&routes, sessions, SESSIONS, secret))
+	if (!sessions || route_table_init(&routes, sessions, SESSIONS + 1, secret))
 		return 1;
 	for (uint32_t slot = 0; slot < SESSIONS; slot++) {
 		struct session *session = make_session(slot);
@@ -128,6 +155,11 @@ int main(int argc, char **argv)
 		if (route_set(&routes, &session->id, slot))
 			return 1;
 	}
+	make_topic(sessions, &topic);
+	if (route_set(&routes, &topic, TOPIC))
+		return 1;
+	if (publish)
+		records = 1;
 	for (unsigned int i = 0; i < sizeof(buffers) / BUFFER; i++)
 		spare[spare_count++] = buffers[i];
 	forward.ops = &ops;
@@ -137,7 +169,7 @@ int main(int argc, char **argv)
 	for (int burst = 0; burst < bursts; burst++) {
 		struct forward_input inputs[FORWARD_BURST] = {0};
 
-		for (int i = 0; i < FORWARD_BURST; i++) {
+		for (unsigned int i = 0; i < records; i++) {
 			uint32_t from = random_below(SESSIONS), to = random_below(SESSIONS);
 			struct wire_record header = {
 				.class = WIRE_NORMAL,
@@ -153,14 +185,17 @@ int main(int argc, char **argv)
 			for (unsigned int m = 0; m < pack; m++) {
 				if (spread)
 					to = random_below(spread);
-				wire_message_put(at, PAYLOAD, WIRE_SEND, WIRE_HOP_LIMIT, 0, m,
-						 &sessions->slot[to].id);
+				wire_message_put(at, PAYLOAD, publish ? WIRE_PUBLISH : WIRE_SEND,
+						 WIRE_HOP_LIMIT, 0, m,
+						 publish ? &topic : &sessions->slot[to].id);
 				at += WIRE_MESSAGE_HEADER + PAYLOAD;
 			}
 			inputs[i].length = (uint16_t)(at + WIRE_TAG_SIZE - inputs[i].record);
 		}
-		messages += FORWARD_BURST * pack;
-		forward_burst(&forward, inputs, FORWARD_BURST, 1000 + (uint64_t)burst);
+		messages += publish ? SESSIONS - 1 : records * pack;
+		forward_burst(&forward, inputs, records, 1000 + (uint64_t)burst);
+		while (forward_resume(&forward, 1000 + (uint64_t)burst))
+			continue;
 	}
 	if (forward.counters.messages_delivered != messages ||
 	    !counters_balance(&forward.counters)) {
