@@ -440,14 +440,12 @@ void viaduct_topic_id(struct viaduct_id *id, const char *name);
 int viaduct_publish(struct viaduct_peer *peer, unsigned int lane, enum viaduct_class class,
 		    const struct viaduct_id *topic, uint32_t tag, const void *data, size_t length);
 
-/*
- * ---- Questions to the relay, repeated until answered, for 5 s at most; it tells of no peer that
- * its policy keeps this one from sending to ----
- */
+/* ---- Questions to the relay, repeated until answered, for 5 s at most ---- */
 
 /*
- * A list of peers. `error` is 0, -ETIMEDOUT, -ENOTCONN or VIADUCT_E_PROTOCOL (the relay refused). A
- * long list comes in parts; `more` says that another call follows. Valid until it returns.
+ * A list of peers, none that the relay's policy keeps this one from sending to. `error` is 0,
+ * -ETIMEDOUT, -ENOTCONN or VIADUCT_E_PROTOCOL (the relay refused). A long list comes in parts;
+ * `more` says that another call follows. Valid until it returns.
  */
 typedef void viaduct_list_cb(struct viaduct_peer *peer, void *user, int error,
 			     const struct viaduct_entry *entries, size_t count, bool more);
