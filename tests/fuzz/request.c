@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		assert(memchr(request.name, '\0', sizeof(request.name)));
 		assert(memchr(request.cluster, '\0', sizeof(request.cluster)));
 		assert(memchr(request.token, '\0', sizeof(request.token)));
+		assert(memchr(request.region, '\0', sizeof(request.region)));
 		assert(memchr(request.reason, '\0', sizeof(request.reason)));
 	} else {
 		assert(detail);

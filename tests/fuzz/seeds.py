@@ -123,6 +123,17 @@ def request():
           all={"op": "peers"}, relays={"op": "relays"}, leave={"op": "leave"},
           echo={"op": "echo", "token": "0123456789abcdef0123456789abcdef"},
           complain={"op": "complain", "peer": vectors["peer_id"]["text"], "reason": "spam"},
+          watch={"op": "watch", "cluster": "a", "id": vectors["peer_id"]["text"]},
+          unwatch={"op": "unwatch"},
+          register={"op": "register", "service": "build/render", "weight": 10, "region": "north",
+                    "policy_version": 3},
+          register_badly={"op": "register", "service": "A", "weight": -(1 << 63), "region": "",
+                          "policy_version": 1 << 62},
+          weight={"op": "register", "service": "a", "weight": 1.5},
+          unregister={"op": "unregister", "service": "build/render"},
+          region={"op": "region", "region": "r" * 255}, no_region={"op": "region"},
+          join_topic={"op": "join_topic", "name": "build/status", "cluster": "a"},
+          leave_topic={"op": "leave_topic", "name": "build/status"},
           unknown={"op": "fly"}, type={"op": 1}, long={"op": "resolve", "name": "n" * 300})
 
 

@@ -216,7 +216,6 @@ def test_limits(small, enter):
         return peer.control({"op": "join_topic", "name": name}).get("error")
     assert error(one, "a") is None and error(one, "b") is None
     assert error(one, "c") == "limit"  # of the peer
-    # a million topics: each is refused
     for i in range(50):
         assert error(two, f"topic-{i}") == "limit"
     assert error(two, "a") is None
@@ -234,6 +233,27 @@ def test_limits(small, enter):
     for i in range(20):
         publish(two, "a")
     eventually(lambda: small.drops().dropped_since(before)[1].get("topic_rate", 0) >= 5)
+
+
+def test_very_many(relay, join, topic, neighbours):
+    """Who asks for topics without end is refused, and nothing is left of it."""
+    peer = join("greedy")
+    before, topics = relay.ledger(), len(relay.admin("topics")["topics"])
+    answers = collections.Counter()
+    for i in range(2000):
+        answer = peer.control({"op": "join_topic", "name": f"{topic}/{i}"})
+        answers[answer.get("error", "ok")] += 1
+    limit = answers.pop("ok")
+    assert answers == {"limit": 2000 - limit}
+    assert len(relay.admin("topics")["topics"]) == topics + limit
+    # nor has anybody joined what is published to
+    for i in range(2000, 4000):
+        publish(peer, f"{topic}/{i}")
+        if i % 20 == 0:
+            peer.ping_relay()
+    eventually(lambda: relay.drops().dropped_since(before)[1] == {"no_route": 2000})
+    peer.leave()
+    eventually(lambda: len(relay.admin("topics")["topics"]) == topics)
 
 
 def test_clusters(small, enter, federation):

@@ -213,6 +213,44 @@ static void test_limits(void **state)
 	join(society, peers[5], "d");
 }
 
+/* Whoever asks for a million gets what the limits allow, and the rest leaves nothing behind. */
+static void test_a_million(void **state)
+{
+	struct society *society = *state;
+	struct members *members = &society->members;
+	struct member_session *peers[4];
+	unsigned int joined = 0, refused = 0;
+	uint32_t room;
+
+	for (uint8_t i = 0; i < 4; i++)
+		peers[i] = society_settle(society, i + 1);
+	room = members->groups.free_count;
+	for (unsigned int i = 0; i < 1000000; i++) {
+		const struct member_session *peer = peers[i % 4];
+		const char *detail = NULL;
+		char name[16];
+		int result;
+
+		snprintf(name, sizeof(name), "t%u", i);
+		result = topics_join(members, peer->member, name, "", peer->index, i, &detail);
+		joined += result == 0;
+		refused += result == -ENOSPC && detail;
+	}
+	assert_int_equal(joined, limits().max);
+	assert_int_equal(refused, 1000000 - joined);
+	assert_int_equal(members->topics.count, joined);
+	assert_int_equal(members->groups.free_count, room - joined);
+	assert_int_equal(route_count(&members->routes), 4 + joined);
+	tick(society);
+	for (unsigned int i = 0; i < joined; i++)
+		expect_ok(society, peers[i]);
+	society_silent(society);
+	// nobody else's is in the way of it
+	leave(society, peers[0], "t0");
+	join(society, peers[3], "another");
+	assert_string_equal(members_of(society, "another"), "4");
+}
+
 /* Joining and leaving in a loop costs one array a tick, and nothing lasts. */
 static void test_loop(void **state)
 {
@@ -388,8 +426,8 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, society_end)
 	const struct CMUnitTest tests[] = {
-		TEST(by_wish),      TEST(names),      TEST(limits),          TEST(loop),
-		TEST(session_ends), TEST(by_cluster), TEST(cluster_by_wish),
+		TEST(by_wish), TEST(names),        TEST(limits),     TEST(a_million),
+		TEST(loop),    TEST(session_ends), TEST(by_cluster), TEST(cluster_by_wish),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
