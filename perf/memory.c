@@ -149,7 +149,7 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 	}
 }
 
-static void make_ports(struct memory *memory, uint32_t buffers)
+static void make_ports(struct memory *memory, uint32_t buffers, struct nic *nic)
 {
 	struct rte_eth_conf conf = {0};
 
@@ -181,6 +181,8 @@ static void make_ports(struct memory *memory, uint32_t buffers)
 					   NULL) ||
 		    rte_eth_dev_start((uint16_t)device))
 			memory_fail("the in-memory port does not start");
+		if (nic && nic_attach(nic, (uint16_t)device, memory->pool))
+			memory_fail("out of memory");
 		memory->port.queues[i] = (struct port_queue){(uint16_t)device, 0, -1, memory->pool};
 	}
 	memory->port.interface.mac[0] = 2;
@@ -268,7 +270,7 @@ void memory_init(struct memory *memory, const struct memory_config *config)
 	// as in viaductd, where the control thread makes them
 	node_prefer(NODE_ANY);
 	make_tables(memory, config);
-	make_ports(memory, config->buffers);
+	make_ports(memory, config->buffers, config->nic);
 	make_workers(memory);
 }
 

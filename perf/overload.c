@@ -40,6 +40,7 @@ enum {
 	GARBAGE = 3072,          // different ones
 	SAMPLE = 16,             // one critical record of so many is opened
 	LAG = 4 * FORWARD_BURST, // records that a generator that was kept from working makes up for
+	DRAIN = 64,              // records at a time
 	QUIET_MS = 20,           // without anything from the worker: it is done
 	CONTROL_PERCENT = 10,    // viaductd's default
 	ROUNDS_MAX = 100,
@@ -78,6 +79,7 @@ struct phase {
 };
 
 static struct memory memory;
+static struct nic nic;
 static struct arena good, garbage;
 static uint32_t *sent_at; // low bits of the TSC, of each record of `good`
 static struct rates rates = {.control = CONTROL_PERCENT};
@@ -209,61 +211,53 @@ static void time_it(struct phase *phase, const uint8_t *frame, uint16_t length, 
 /* Takes what the worker has sent; returns how many records. */
 static unsigned int drain(struct phase *phase)
 {
-	const uint16_t message = (uint16_t)(WIRE_MESSAGE_HEADER + options.payload);
+	const uint32_t message = WIRE_MESSAGE_HEADER + options.payload;
 	static uint32_t until_sample = SAMPLE;
-	struct rte_mbuf *buffers[64];
 	uint32_t now = (uint32_t)rte_get_tsc_cycles();
-	unsigned int n;
+	unsigned int n = RTE_MIN(nic_ready(&nic.tx), (uint32_t)DRAIN);
 
-	n = rte_ring_sc_dequeue_burst(memory.tx[0], (void **)buffers, RTE_DIM(buffers), NULL);
 	for (unsigned int i = 0; i < n; i++)
-		rte_prefetch0(rte_pktmbuf_mtod(buffers[i], char *) + MEMORY_HEADER);
+		rte_prefetch0(nic_descriptor(&nic.tx, nic.tx.done + i)->data + MEMORY_HEADER);
 	for (unsigned int i = 0; i < n; i++) {
-		uint8_t *frame = rte_pktmbuf_mtod(buffers[i], uint8_t *);
-		uint16_t length = rte_pktmbuf_data_len(buffers[i]);
-		uint32_t to = wire_get32(frame + MEMORY_HEADER + 4);
-		enum wire_class class = frame[MEMORY_HEADER + 1] >> WIRE_CLASS_SHIFT;
+		const struct nic_descriptor *sent = nic_descriptor(&nic.tx, nic.tx.done + i);
+		const uint8_t *record = sent->data + MEMORY_HEADER;
+		enum wire_class class = record[1] >> WIRE_CLASS_SHIFT;
+		uint32_t to = wire_get32(record + 4);
 
 		phase->arrived[(to + PEERS - 1) % PEERS][class] +=
-			(length - MEMORY_HEADER - WIRE_RECORD_OVERHEAD) / message;
+			(sent->length - MEMORY_HEADER - WIRE_RECORD_OVERHEAD) / message;
 		if (class == WIRE_CRITICAL && --until_sample == 0) {
 			until_sample = SAMPLE;
-			time_it(phase, frame, length, now);
+			time_it(phase, sent->data, (uint16_t)sent->length, now);
 		}
 	}
 	if (n)
-		rte_mempool_put_bulk(memory.pool, (void **)buffers, n);
+		nic_done(&nic.tx, n);
 	return n;
 }
 
-/* Puts up to a burst of frames into the ring, as far as it takes them; returns how many it did. */
+/* Receives up to `n` frames, as far as there are descriptors; returns how many. */
 static unsigned int feed(const struct arena *arena, uint32_t first, unsigned int n)
 {
-	struct rte_mbuf *buffers[FORWARD_BURST];
 	uint32_t now = (uint32_t)rte_get_tsc_cycles();
-	unsigned int taken;
 
-	// whose second cache lines nobody needs
-	if (rte_mempool_get_bulk(memory.pool, (void **)buffers, n))
-		return 0;
-	for (unsigned int i = 0; i < n; i++)
-		buffers[i]->data_off = RTE_PKTMBUF_HEADROOM;
+	n = RTE_MIN(nic_ready(&nic.rx), n);
 	for (unsigned int i = 0; i < n; i++) {
 		for (unsigned int line = 0; line < arena->stride; line += RTE_CACHE_LINE_SIZE)
-			rte_prefetch0(rte_pktmbuf_mtod(buffers[i], char *) + line);
+			__builtin_prefetch(nic_descriptor(&nic.rx, nic.rx.done + i)->data + line,
+					   1);
 	}
 	for (unsigned int i = 0; i < n; i++) {
-		memcpy(rte_pktmbuf_mtod(buffers[i], void *), frame_at(arena, first + i),
-		       arena->length);
-		buffers[i]->data_len = arena->length;
-		buffers[i]->pkt_len = arena->length;
+		struct nic_descriptor *received = nic_descriptor(&nic.rx, nic.rx.done + i);
+
+		memcpy(received->data, frame_at(arena, first + i), arena->length);
+		received->length = arena->length;
 		if (arena == &good)
 			sent_at[first + i] = now;
 	}
-	taken = rte_ring_sp_enqueue_burst(memory.rx[0], (void **)buffers, n, NULL);
-	if (taken < n)
-		rte_mempool_put_bulk(memory.pool, (void **)&buffers[taken], n - taken);
-	return taken;
+	if (n)
+		nic_done(&nic.rx, n);
+	return n;
 }
 
 static unsigned int due(double rate, uint64_t *begin, uint64_t now, uint64_t sent)
@@ -291,7 +285,7 @@ static void offer(struct phase *phase)
 
 		if (phase->rate > 0)
 			n = due(phase->rate, &paced, last, next);
-		else if (rte_ring_free_count(memory.rx[0]) < n)
+		else if (nic_ready(&nic.rx) < n)
 			n = 0;
 		n = RTE_MIN(n, good.count - next);
 		if (n) {
@@ -503,6 +497,7 @@ int main(int argc, char **argv)
 		.workers = 1,
 		.sessions = PEERS,
 		.slots = PEERS,
+		.nic = &nic,
 	};
 	const char *verdict = "ok";
 	double capacity, offered;
