@@ -181,7 +181,7 @@ static void make_ports(struct memory *memory, uint32_t buffers, struct nic *nic)
 					   NULL) ||
 		    rte_eth_dev_start((uint16_t)device))
 			memory_fail("the in-memory port does not start");
-		if (nic && nic_attach(nic, (uint16_t)device, memory->pool))
+		if (nic && nic_attach(&nic[i], (uint16_t)device, memory->pool))
 			memory_fail("out of memory");
 		memory->port.queues[i] = (struct port_queue){(uint16_t)device, 0, -1, memory->pool};
 	}

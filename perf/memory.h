@@ -29,7 +29,7 @@ struct memory_config {
 	uint32_t slots;   // at least as many; those behind stand for the same sessions in turn
 	uint32_t groups;  // slots behind those, for services and topics
 	uint32_t buffers; // 0: so many that they are in no cache
-	struct nic *nic;  // zeroed: what the only worker's port is, instead of rings
+	struct nic *nic;  // one a worker, zeroed: what its port is, instead of rings
 };
 
 struct memory {

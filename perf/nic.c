@@ -9,10 +9,11 @@ enum {
 	AHEAD = 8,   // buffers, of which the descriptions are fetched
 };
 
-/* The worker's descriptor of this number, and where its buffer is noted. */
-static unsigned int place(const struct nic_ring *ring, uint32_t number)
+/* Fetches the descriptors that are written next, which the generator has read. */
+static void fetch_next(const struct nic_ring *ring)
 {
-	return number & (ring->size - 1);
+	for (unsigned int i = 0; i < REFILL; i += RTE_CACHE_LINE_SIZE / sizeof(void *))
+		__builtin_prefetch(&ring->frames[nic_place(ring, ring->posted + i)], 1);
 }
 
 static void refill(struct nic *nic)
@@ -20,14 +21,15 @@ static void refill(struct nic *nic)
 	struct nic_ring *ring = &nic->rx;
 
 	while (ring->size - (ring->posted - ring->reaped) >= REFILL) {
-		unsigned int first = place(ring, ring->posted);
+		unsigned int first = nic_place(ring, ring->posted);
 
 		if (rte_mempool_get_bulk(nic->pool, (void **)&ring->buffers[first], REFILL))
 			return;
 		for (unsigned int i = first; i < first + REFILL; i++)
-			ring->descriptors[i].data =
+			ring->frames[i] =
 				(uint8_t *)ring->buffers[i]->buf_addr + RTE_PKTMBUF_HEADROOM;
 		__atomic_store_n(&ring->posted, ring->posted + REFILL, __ATOMIC_RELEASE);
+		fetch_next(ring);
 	}
 }
 
@@ -35,17 +37,19 @@ static uint16_t receive(void *queue, struct rte_mbuf **buffers, uint16_t n)
 {
 	struct nic *nic = queue;
 	struct nic_ring *ring = &nic->rx;
-	uint32_t ready = __atomic_load_n(&ring->done, __ATOMIC_ACQUIRE) - ring->reaped;
+	uint32_t ready;
 
+	rte_prefetch0(&ring->lengths[nic_place(ring, ring->reaped)]);
+	ready = __atomic_load_n(&ring->done, __ATOMIC_ACQUIRE) - ring->reaped;
 	if (n > ready)
 		n = (uint16_t)ready;
 	for (uint16_t i = 0; i < n; i++) {
-		unsigned int at = place(ring, ring->reaped + i);
+		unsigned int at = nic_place(ring, ring->reaped + i);
 		struct rte_mbuf *buffer = ring->buffers[at];
 
-		rte_prefetch0(ring->buffers[place(ring, ring->reaped + i + AHEAD)]);
+		rte_prefetch0(ring->buffers[nic_place(ring, ring->reaped + i + AHEAD)]);
 		buffer->data_off = RTE_PKTMBUF_HEADROOM;
-		buffer->data_len = (uint16_t)ring->descriptors[at].length;
+		buffer->data_len = ring->lengths[at];
 		buffer->pkt_len = buffer->data_len;
 		buffers[i] = buffer;
 	}
@@ -64,7 +68,8 @@ static uint16_t transmit(void *queue, struct rte_mbuf **buffers, uint16_t n)
 	// all have one segment, one owner and one pool
 	while (done >= REFILL) {
 		rte_mempool_put_bulk(nic->pool,
-				     (void **)&ring->buffers[place(ring, ring->reaped)], REFILL);
+				     (void **)&ring->buffers[nic_place(ring, ring->reaped)],
+				     REFILL);
 		ring->reaped += REFILL;
 		done -= REFILL;
 	}
@@ -72,22 +77,25 @@ static uint16_t transmit(void *queue, struct rte_mbuf **buffers, uint16_t n)
 	if (n > room)
 		n = (uint16_t)room;
 	for (uint16_t i = 0; i < n; i++) {
-		unsigned int at = place(ring, ring->posted + i);
+		unsigned int at = nic_place(ring, ring->posted + i);
 
 		ring->buffers[at] = buffers[i];
-		ring->descriptors[at].data = rte_pktmbuf_mtod(buffers[i], uint8_t *);
-		ring->descriptors[at].length = buffers[i]->data_len;
+		ring->frames[at] = rte_pktmbuf_mtod(buffers[i], uint8_t *);
+		ring->lengths[at] = buffers[i]->data_len;
 	}
 	__atomic_store_n(&ring->posted, ring->posted + n, __ATOMIC_RELEASE);
+	fetch_next(ring);
+	__builtin_prefetch(&ring->lengths[nic_place(ring, ring->posted + REFILL)], 1);
 	return n;
 }
 
 static int make_ring(struct nic_ring *ring, uint32_t size)
 {
 	ring->size = size;
-	ring->buffers = calloc(size, sizeof(struct rte_mbuf *));
-	ring->descriptors = aligned_alloc(64, size * sizeof(*ring->descriptors));
-	return ring->buffers && ring->descriptors ? 0 : -ENOMEM;
+	ring->buffers = calloc(size, sizeof(*ring->buffers));
+	ring->frames = aligned_alloc(64, size * sizeof(*ring->frames));
+	ring->lengths = aligned_alloc(64, size * sizeof(*ring->lengths));
+	return ring->buffers && ring->frames && ring->lengths ? 0 : -ENOMEM;
 }
 
 int nic_attach(struct nic *nic, uint16_t device, struct rte_mempool *pool)

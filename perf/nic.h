@@ -1,12 +1,11 @@
 /*
  * For benchmarks: a network card in memory. A port of one queue, whose other end is the generator's.
  *
- * Two rings of descriptors, each of an address and a length, as cards have them. What a card's
- * driver does happens on the worker's core: it takes buffers from their pool, describes them, and
- * gives them back when they were sent; the generator touches descriptors and frames only. So what
- * goes from core to core is what goes from a card to a core: frames, and a sixteenth of a line of
- * descriptors and a few of indices around them. It costs more than from a card, whose frames are in
- * memory or the shared cache and not in the other core's.
+ * Two rings of descriptors, as cards have them. What a card's driver does happens on the worker's
+ * core: it takes buffers from their pool, describes them, and gives them back when they were sent;
+ * the generator touches descriptors and frames only. So what goes from core to core is what goes
+ * from a card to a core: frames, and fractions of a line of descriptors and indices. It costs more
+ * than from a card, whose frames are in memory or the shared cache and not in the other core's.
  */
 #ifndef VIADUCT_PERF_NIC_H
 #define VIADUCT_PERF_NIC_H
@@ -20,11 +19,6 @@ enum {
 	NIC_TX_RING = 8192,
 };
 
-struct nic_descriptor {
-	uint8_t *data;
-	uint32_t length;
-};
-
 /* The indices count descriptors ever. */
 struct nic_ring {
 	uint32_t posted __attribute__((aligned(64))); // given to the card; worker writes
@@ -32,7 +26,8 @@ struct nic_ring {
 	uint32_t reaped __attribute__((aligned(64))); // taken back; the worker's own
 	uint32_t size;
 	struct rte_mbuf **buffers; // the worker's own: of each descriptor
-	struct nic_descriptor *descriptors;
+	uint8_t **frames;          // worker writes: where each is, or is to be
+	uint16_t *lengths;         // written by who fills the frame
 };
 
 struct nic {
@@ -44,15 +39,16 @@ struct nic {
 /* Makes the started `device` such a card, and gives it buffers. Returns 0 or -ENOMEM. */
 int nic_attach(struct nic *nic, uint16_t device, struct rte_mempool *pool);
 
+/* The descriptor of this number. */
+static inline uint32_t nic_place(const struct nic_ring *ring, uint32_t number)
+{
+	return number & (ring->size - 1);
+}
+
 /* Generator: how many descriptors are there, from `ring->done` on. */
 static inline uint32_t nic_ready(const struct nic_ring *ring)
 {
 	return __atomic_load_n(&ring->posted, __ATOMIC_ACQUIRE) - ring->done;
-}
-
-static inline struct nic_descriptor *nic_descriptor(const struct nic_ring *ring, uint32_t number)
-{
-	return &ring->descriptors[number & (ring->size - 1)];
 }
 
 /* Generator: it is done with `n` more: they are filled, or sent. */

@@ -217,18 +217,19 @@ static unsigned int drain(struct phase *phase)
 	unsigned int n = RTE_MIN(nic_ready(&nic.tx), (uint32_t)DRAIN);
 
 	for (unsigned int i = 0; i < n; i++)
-		rte_prefetch0(nic_descriptor(&nic.tx, nic.tx.done + i)->data + MEMORY_HEADER);
+		rte_prefetch0(nic.tx.frames[nic_place(&nic.tx, nic.tx.done + i)] + MEMORY_HEADER);
 	for (unsigned int i = 0; i < n; i++) {
-		const struct nic_descriptor *sent = nic_descriptor(&nic.tx, nic.tx.done + i);
-		const uint8_t *record = sent->data + MEMORY_HEADER;
+		uint32_t place = nic_place(&nic.tx, nic.tx.done + i);
+		const uint8_t *frame = nic.tx.frames[place];
+		const uint8_t *record = frame + MEMORY_HEADER;
 		enum wire_class class = record[1] >> WIRE_CLASS_SHIFT;
 		uint32_t to = wire_get32(record + 4);
 
 		phase->arrived[(to + PEERS - 1) % PEERS][class] +=
-			(sent->length - MEMORY_HEADER - WIRE_RECORD_OVERHEAD) / message;
+			(nic.tx.lengths[place] - MEMORY_HEADER - WIRE_RECORD_OVERHEAD) / message;
 		if (class == WIRE_CRITICAL && --until_sample == 0) {
 			until_sample = SAMPLE;
-			time_it(phase, sent->data, (uint16_t)sent->length, now);
+			time_it(phase, frame, nic.tx.lengths[place], now);
 		}
 	}
 	if (n)
@@ -244,14 +245,15 @@ static unsigned int feed(const struct arena *arena, uint32_t first, unsigned int
 	n = RTE_MIN(nic_ready(&nic.rx), n);
 	for (unsigned int i = 0; i < n; i++) {
 		for (unsigned int line = 0; line < arena->stride; line += RTE_CACHE_LINE_SIZE)
-			__builtin_prefetch(nic_descriptor(&nic.rx, nic.rx.done + i)->data + line,
+			__builtin_prefetch(nic.rx.frames[nic_place(&nic.rx, nic.rx.done + i)] +
+						   line,
 					   1);
 	}
 	for (unsigned int i = 0; i < n; i++) {
-		struct nic_descriptor *received = nic_descriptor(&nic.rx, nic.rx.done + i);
+		uint32_t place = nic_place(&nic.rx, nic.rx.done + i);
 
-		memcpy(received->data, frame_at(arena, first + i), arena->length);
-		received->length = arena->length;
+		memcpy(nic.rx.frames[place], frame_at(arena, first + i), arena->length);
+		nic.rx.lengths[place] = arena->length;
 		if (arena == &good)
 			sent_at[first + i] = now;
 	}
