@@ -736,7 +736,7 @@ static void walk(struct forward *forward, uint64_t now_ms)
 		slot = route_confirm(routes, destination(message), message->hash, message->guess);
 		message->to = slot ? rcu_dereference(slot->current) : NULL;
 		if (message->to)
-			session_prefetch(message->to);
+			session_prefetch_target(message->to);
 	}
 	decide(forward);
 	for (unsigned int i = 0; i < n; i++) {
@@ -1032,7 +1032,7 @@ static unsigned int find_sessions(struct forward *forward, struct forward_input 
 				rcu_dereference(sessions->slot[slot].current);
 
 			if (session)
-				session_prefetch(session);
+				session_prefetch_source(session);
 		}
 	}
 	for (unsigned int i = 0; i < parsed; i++) {

@@ -104,10 +104,11 @@ struct session {
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
-	// when sending to it, or for messages from it: the next two cache lines
-	struct endpoint endpoint __attribute__((aligned(64)));
+	// when sending to it: the next cache line, which only a VLAN tag before IPv6 leaves
+	struct session_header header __attribute__((aligned(64)));
+	// for records from it: the one after that
+	struct endpoint endpoint;
 	struct wire_id id;
-	struct session_header header;
 	struct wire_id relay; // as the peer knows it
 
 	struct rcu_head rcu; // control
@@ -214,12 +215,22 @@ static inline const struct session *session_find_any(const struct session_table 
 	return session;
 }
 
-/* Fetches what receiving and sending read of a session. */
-static inline void session_prefetch(const struct session *session)
+_Static_assert(offsetof(struct session, endpoint) / 64 ==
+		       (offsetof(struct session, id) + WIRE_ID_SIZE - 1) / 64,
+	       "what records from a peer need is fetched as one cache line");
+
+/* Fetches what records from a session's peer need of it. */
+static inline void session_prefetch_source(const struct session *session)
 {
 	__builtin_prefetch(session);
-	__builtin_prefetch((const char *)session + 64);
-	__builtin_prefetch((const char *)session + 128);
+	__builtin_prefetch(&session->endpoint);
+}
+
+/* Fetches what records to a session's peer need of it. */
+static inline void session_prefetch_target(const struct session *session)
+{
+	__builtin_prefetch(session);
+	__builtin_prefetch(&session->header);
 }
 
 static inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
