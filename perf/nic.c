@@ -67,9 +67,8 @@ static uint16_t transmit(void *queue, struct rte_mbuf **buffers, uint16_t n)
 
 	// all have one segment, one owner and one pool
 	while (done >= REFILL) {
-		rte_mempool_put_bulk(nic->pool,
-				     (void **)&ring->buffers[nic_place(ring, ring->reaped)],
-				     REFILL);
+		rte_mempool_put_bulk(
+			nic->pool, (void **)&ring->buffers[nic_place(ring, ring->reaped)], REFILL);
 		ring->reaped += REFILL;
 		done -= REFILL;
 	}

@@ -1,5 +1,6 @@
 /*
- * For benchmarks: a network card in memory. A port of one queue, whose other end is the generator's.
+ * For benchmarks: a network card in memory. A port of one queue, whose other end is the
+ * generator's.
  *
  * Two rings of descriptors, as cards have them. What a card's driver does happens on the worker's
  * core: it takes buffers from their pool, describes them, and gives them back when they were sent;

@@ -245,9 +245,8 @@ static unsigned int feed(const struct arena *arena, uint32_t first, unsigned int
 	n = RTE_MIN(nic_ready(&nic.rx), n);
 	for (unsigned int i = 0; i < n; i++) {
 		for (unsigned int line = 0; line < arena->stride; line += RTE_CACHE_LINE_SIZE)
-			__builtin_prefetch(nic.rx.frames[nic_place(&nic.rx, nic.rx.done + i)] +
-						   line,
-					   1);
+			__builtin_prefetch(
+				nic.rx.frames[nic_place(&nic.rx, nic.rx.done + i)] + line, 1);
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		uint32_t place = nic_place(&nic.rx, nic.rx.done + i);
