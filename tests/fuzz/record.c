@@ -4,7 +4,7 @@
  *
  * An input is a list of steps: a byte whose low three bits say what, and the other five how much;
  * and for a datagram two bytes of length and its bytes, header included. Peers 1 to PEERS have the
- * session indexes 1 to PEERS.
+ * session indexes 1 to PEERS; all are members of a topic, and two of them instances of a service.
  */
 #include "fuzz.h"
 
@@ -12,6 +12,9 @@
 
 enum {
 	PEERS = 4,
+	INSTANCES = 2,
+	REQUESTS = 64,
+	TURNS = 1000,  // in which all publications are out
 	FORGED = 0xff, // first byte of a tag that doesn't fit
 };
 
@@ -82,6 +85,88 @@ static const struct aead_ops null_aead = {
 
 /* Made once, since RCU's grace periods take their time; brought back to its first state after. */
 static struct fixture *fixture;
+static struct topic *topic;
+static struct service_requests *requests;
+static struct service_state *state;
+static struct service_instance *instances[INSTANCES];
+
+static void *zeroed(size_t size)
+{
+	void *made = aligned_alloc(64, (size + 63) / 64 * 64);
+
+	assert(made);
+	return memset(made, 0, size);
+}
+
+static void group_add(unsigned int number, const struct wire_id *id, struct group *group)
+{
+	rcu_assign_pointer(fixture->sessions->slot[FIXTURE_SLOTS + number].group, group);
+	assert(route_set(&fixture->routes, id, FIXTURE_SLOTS + number) == 0);
+}
+
+static void topic_start(void)
+{
+	const struct wire_id id = {"topic"};
+	struct topic_members *members = zeroed(sizeof(*members) + PEERS * sizeof(uint32_t));
+
+	topic = zeroed(sizeof(*topic));
+	members->count = PEERS;
+	for (uint32_t i = 0; i < PEERS; i++)
+		members->slots[i] = 1 + i;
+	topic->group.kind = GROUP_TOPIC;
+	topic->members = members;
+	topic->rate = topic->publisher_rate = 1000;
+	group_add(0, &id, &topic->group);
+}
+
+static void service_start(void)
+{
+	static const uint8_t secret[16];
+	const size_t turns = FIXTURE_WORKERS * sizeof(struct service_turn);
+	struct service *service =
+		zeroed(sizeof(*service) + INSTANCES * sizeof(service->members[0]));
+
+	requests = service_requests_new(REQUESTS, secret);
+	state = zeroed(sizeof(*state) + turns);
+	state->id = (struct wire_id){"service"};
+	service->group.kind = GROUP_SERVICE;
+	service->state = state;
+	service->count = INSTANCES;
+	service->settings = (struct service_settings){
+		.policy = {SERVICE_RESPONSE_TIME, SERVICE_WEIGHTED},
+		.share = 50,
+		.slow_start_us = 1000,
+		.silent_us = 1000,
+	};
+	for (uint32_t i = 0; i < INSTANCES; i++) {
+		instances[i] = zeroed(sizeof(*instances[i]) + turns);
+		service->members[i] =
+			(struct service_member){.instance = instances[i],
+						.slot = &fixture->sessions->slot[1 + i],
+						.hash = 1 + i,
+						.weight = 1};
+	}
+	group_add(1, &state->id, &service->group);
+}
+
+static void groups_reset(void)
+{
+	const size_t turns = FIXTURE_WORKERS * sizeof(struct service_turn);
+	const struct wire_id id = state->id;
+
+	topic->due_ns = 0;
+	requests->peer_max = 8;
+	memset(requests->entries, 0, (requests->mask + 1) * sizeof(requests->entries[0]));
+	memset(state, 0, sizeof(*state) + turns);
+	state->id = id;
+	state->eject = 2;
+	state->timeout_us = 5000000;
+	for (uint32_t i = 0; i < INSTANCES; i++) {
+		memset(instances[i], 0, sizeof(*instances[i]) + turns);
+		instances[i]->service = state;
+		instances[i]->slot = 1 + i;
+	}
+}
 
 static void start(void)
 {
@@ -96,6 +181,11 @@ static void start(void)
 	peers[3]->session->header.length = 0;
 	peer_rekey(fixture, peers[0]);
 	peer_return(fixture, peers[2]);
+	topic_start();
+	service_start();
+	groups_reset();
+	for (int i = 0; i < FIXTURE_WORKERS; i++)
+		fixture->workers[i].forward.requests = requests;
 }
 
 static void reset(void)
@@ -117,6 +207,7 @@ static void reset(void)
 		worker->port = worker->port_then = FIXTURE_NO_LIMIT;
 	}
 	fixture->now_ms = 1000;
+	groups_reset();
 	fixture_clear(fixture);
 }
 
@@ -192,6 +283,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		assert(turns < FIXTURE_QUEUE);
 		fixture_queue(fixture, turns & 1);
 	}
+	for (unsigned int i = 0; i < FIXTURE_WORKERS; i++)
+		for (int turns = 0; fixture_resume(fixture, i); turns++)
+			assert(turns < TURNS);
 	reset();
 	return 0;
 }

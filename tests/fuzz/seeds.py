@@ -16,6 +16,7 @@ here = pathlib.Path(__file__).parent
 vectors = json.loads((here.parent / "vectors.json").read_text())
 
 SEND, REQUEST, RESPONSE, PUBLISH, PING, PONG, CONTROL = range(1, 8)
+VIA, KEY, FAILED = 1, 4, 4
 BULK, NORMAL, CRITICAL, CLASS_CONTROL = range(4)
 RELAY = b"relay's own id.."  # as in tests/unit/fixture.c
 
@@ -206,7 +207,27 @@ def records():
             message(peer(3), payload=bytes(200)), message(peer(2), hop_limit=0)]
     ask = message(RELAY, CONTROL, b'{"op":"relays"}')
     lone = datagram(2, message(peer(1), payload=b"hello"))
+    topic, service = b"topic" + bytes(11), b"service" + bytes(9)
+    news = message(topic, PUBLISH, b"news")
+    asked = message(service, REQUEST, b"what", tag=7)
+    keyed = message(service, REQUEST, b"somebody" b"what", flags=KEY, tag=8)
+    answers = [b"\0\4" + message(peer(2), RESPONSE, service + b"that", flags=flags, tag=tag)[2:]
+               for flags, tag in ((VIA, 7), (VIA | FAILED, 8), (VIA, 9))]
     write("record",
+          publish=datagram(2, news, news) + burst() + datagram(2, news, message(peer(1)),
+                                                               sequence=1) + burst(),
+          publish_much=b"".join(datagram(2, *[news] * 20, sequence=i) for i in range(32))
+          + burst() + step(4, 4) + datagram(1, news) + burst(),
+          topic_wrongly=datagram(2, message(topic, REQUEST), message(peer(1), PUBLISH),
+                                 message(service, PUBLISH), message(topic, RESPONSE)) + burst(),
+          ask=datagram(2, asked, keyed) + burst() + datagram(1, *answers) + burst()
+          + datagram(1, *answers, sequence=1) + burst(),
+          ask_much=b"".join(datagram(2, *[message(service, REQUEST, tag=20 * i + j)
+                                          for j in range(20)], sequence=i) for i in range(5))
+          + burst() + step(7, 28) + datagram(2, asked, sequence=9) + burst(),
+          key_cut=datagram(2, message(service, REQUEST, b"short", flags=KEY),
+                           message(service, flags=KEY)) + burst(),
+          unasked=datagram(1, *answers) + burst(),
           lone=lone + burst(), replay=lone + lone + burst() + lone,
           packed=datagram(2, *two, *rest) + datagram(1, *two) + burst(),
           classes=b"".join(datagram(2, *two, kind=c, sequence=c) for c in range(4)) + burst(),
