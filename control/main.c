@@ -61,7 +61,7 @@ static struct viaductd {
 	struct reputation reputation;
 	struct blocklist blocklist;
 	struct keep keep;
-	uv_timer_t keep_timer;
+	uv_timer_t second_timer;
 	struct dataplane *dataplane;
 	struct dispatch *dispatch;
 	struct known known;
@@ -436,11 +436,15 @@ static void dataplane_end(struct viaductd *v)
 	dataplane_stop(v->dataplane);
 }
 
-static void on_keep(uv_timer_t *timer)
+static void on_second(uv_timer_t *timer)
 {
 	struct viaductd *v = timer->data;
+	uint64_t now_ms = dataplane_now_ms();
 
-	keep_tick(&v->keep, &v->loop, dataplane_now_ms());
+	keep_tick(&v->keep, &v->loop, now_ms);
+	// who hasn't heard it would take a relay that is gone for a silent one
+	if (v->drained_ms > now_ms)
+		members_say_closing(&v->members, (unsigned int)(v->drained_ms - now_ms) / 1000 / 2);
 }
 
 /* Told of what happens to members, and tells those who watch. */
@@ -507,15 +511,15 @@ static int reputation_start(struct viaductd *v)
 	v->join.reputation = &v->reputation;
 	v->members.config.tell = on_news;
 	v->members.config.tell_arg = v;
-	uv_timer_init(&v->loop, &v->keep_timer);
-	v->keep_timer.data = v;
-	return uv_timer_start(&v->keep_timer, on_keep, 1000, 1000);
+	uv_timer_init(&v->loop, &v->second_timer);
+	v->second_timer.data = v;
+	return uv_timer_start(&v->second_timer, on_second, 1000, 1000);
 }
 
 static void reputation_stop(struct viaductd *v)
 {
 	v->members.config.tell = NULL;
-	uv_close((uv_handle_t *)&v->keep_timer, NULL);
+	uv_close((uv_handle_t *)&v->second_timer, NULL);
 	keep_stop(&v->keep, &v->loop, dataplane_now_ms());
 	reputation_fini(&v->reputation);
 }

@@ -133,12 +133,12 @@ def test_listen_ends_on_signal(relay, tool):
 
 
 def test_listen_joins_again(relay, tool, make_peer):
-    """When the relay was away, it is back by itself."""
+    """When the relay was away, it is back by itself: at the latest after the longest back-off."""
     listener = tool.start("listen", "--count", "1")
     relay.stop()
     relay.start()
     try:
-        eventually(lambda: relay.peers().get(tool.identity.text, {}).get("state") == "joined", 15)
+        eventually(lambda: relay.peers().get(tool.identity.text, {}).get("state") == "joined", 40)
     except AssertionError:
         listener.kill()
         raise AssertionError(listener.communicate()) from None

@@ -51,6 +51,17 @@ def test_peers_go(relay, make_peer):
     assert ended(relay, 4) < 1.5
 
 
+def test_said_again(relay, make_peer):
+    """A peer that has not heard it would wait for a relay that is gone."""
+    alice = make_peer("alice").connect()
+    relay.process.send_signal(signal.SIGTERM)
+    first, second = (alice.wait_event("closing")["within"] for _ in range(2))
+    assert second < first
+    alice.leave()
+    alice.path = None
+    assert ended(relay, 4) < 4
+
+
 def test_time_is_up(relay, make_peer):
     alice = make_peer("alice").connect()
     done = subprocess.run([VIADUCT, "drain", "--seconds", "1", "--socket", relay.admin_socket],
