@@ -63,7 +63,8 @@ static bool layout_parse(struct layout *layout, const uint8_t *data, size_t leng
 	return true;
 }
 
-bool frame_parse(struct frame *frame, const uint8_t *data, size_t length)
+bool frame_parse_other(struct frame *frame, struct endpoint *source, const uint8_t *data,
+		       size_t length)
 {
 	struct layout layout;
 	const uint8_t *ip, *udp;
@@ -82,14 +83,14 @@ bool frame_parse(struct frame *frame, const uint8_t *data, size_t length)
 	frame->header_length = (uint16_t)header;
 	frame->record_length = size - UDP_SIZE;
 	if (layout.type == TYPE_IPV4) {
-		memset(frame->source.ip, 0, 10);
-		memset(frame->source.ip + 10, 0xff, 2);
-		memcpy(frame->source.ip + 12, ip + 12, 4);
+		memset(source->ip, 0, 10);
+		memset(source->ip + 10, 0xff, 2);
+		memcpy(source->ip + 12, ip + 12, 4);
 	} else {
-		memcpy(frame->source.ip, ip + 8, 16);
+		memcpy(source->ip, ip + 8, 16);
 	}
-	memcpy(frame->source.port, udp, 2);
-	memcpy(frame->source.mac, data + 6, FRAME_MAC_SIZE);
+	memcpy(source->port, udp, 2);
+	memcpy(source->mac, data + 6, FRAME_MAC_SIZE);
 	return true;
 }
 

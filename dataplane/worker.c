@@ -17,7 +17,8 @@
 enum {
 	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
 	SLEEP_MS = 1000,              // at most, in one piece
-	OPEN_LINES = 4,               // of a frame, fetched before it is opened
+	OPEN_LINES = 4,               // of a frame, fetched before it is opened,
+	AHEAD = 8,                    // so many frames before: more than are fetched at once
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
 };
 
@@ -59,9 +60,14 @@ static unsigned int spares(void *arg, struct forward_spare *out, unsigned int n)
 static void release(void *arg, void **buffers, unsigned int n)
 {
 	// they have one segment and one owner, so that only their first cache line need be looked
-	// at
-	for (unsigned int i = 0; i < n; i++)
-		rte_mbuf_raw_free((struct rte_mbuf *)buffers[i]);
+	// at; those that were handed over are of another pool
+	for (unsigned int first = 0, end = 0; first < n; first = end) {
+		struct rte_mempool *pool = ((struct rte_mbuf *)buffers[first])->pool;
+
+		while (++end < n && ((struct rte_mbuf *)buffers[end])->pool == pool)
+			;
+		rte_mempool_put_bulk(pool, &buffers[first], end - first);
+	}
 }
 
 static unsigned int transmit(void *arg, const struct aead_job *records,
@@ -140,55 +146,49 @@ static void wake_others(struct worker *worker)
 	}
 }
 
-// Describes the received frames that are datagrams for us; the others end here. `open`: they are
-// worth fetching more than their headers, as far as the processor doesn't see that it goes on.
-static inline unsigned int classify(struct worker *worker, struct rte_mbuf **buffers,
-				    unsigned int n, struct forward_input *inputs, bool open)
+static inline void fetch(const struct rte_mbuf *buffer, unsigned int lines)
 {
-	unsigned int kept = 0;
-
-	// another core or a device has written all of this
-	for (unsigned int i = 0; i < n; i++)
-		rte_prefetch0(buffers[i]);
-	for (unsigned int i = 0; i < n; i++) {
-		rte_prefetch0(rte_pktmbuf_mtod(buffers[i], void *));
-		for (unsigned int line = 1; open && line < OPEN_LINES; line++)
-			rte_prefetch0(rte_pktmbuf_mtod_offset(buffers[i], void *,
-							      line *RTE_CACHE_LINE_SIZE));
-	}
-	for (unsigned int i = 0; i < n; i++) {
-		uint8_t *data = rte_pktmbuf_mtod(buffers[i], uint8_t *);
-		struct forward_input *input = &inputs[kept];
-		struct frame frame;
-
-		if (!frame_parse(&frame, data, rte_pktmbuf_data_len(buffers[i])) ||
-		    frame_port(&frame, data) != worker->port ||
-		    memcmp(frame.source.mac, worker->mac, FRAME_MAC_SIZE) == 0) {
-			worker->forward.counters.foreign++;
-			rte_pktmbuf_free(buffers[i]);
-			continue;
-		}
-		input->buffer = buffers[i];
-		input->record = data + frame.header_length;
-		input->length = frame.record_length;
-		input->frame_length = (uint8_t)frame.header_length;
-		input->handed = false;
-		input->source = frame.source;
-		kept++;
-	}
-	return kept;
+	for (unsigned int line = 0; line < lines; line++)
+		rte_prefetch0(rte_pktmbuf_mtod_offset(buffer, void *, line *RTE_CACHE_LINE_SIZE));
 }
 
-// Reads one burst; `kept` of it are datagrams for us.
-static inline unsigned int read_burst(struct worker *worker, struct forward_input *inputs,
-				      unsigned int *kept)
+// Receives up to a burst, and fetches what describes it: with some ports other cores have.
+static inline unsigned int receive_some(struct worker *worker, struct rte_mbuf **buffers)
 {
-	struct rte_mbuf *buffers[FORWARD_BURST];
-	unsigned int n;
+	unsigned int n =
+		rte_eth_rx_burst(worker->queue.device, worker->queue.queue, buffers, FORWARD_BURST);
 
-	n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, buffers, FORWARD_BURST);
-	*kept = n ? classify(worker, buffers, n, inputs, true) : 0;
+	for (unsigned int i = 0; i < n; i++)
+		rte_prefetch0(buffers[i]);
 	return n;
+}
+
+static void __attribute__((noinline, cold))
+drop_foreign(struct worker *worker, struct rte_mbuf *buffer)
+{
+	worker->forward.counters.foreign++;
+	rte_pktmbuf_free(buffer);
+}
+
+// Describes a frame that is a datagram for us. False: it isn't, and ends here.
+static inline bool classify(struct worker *worker, struct rte_mbuf *buffer,
+			    struct forward_input *input)
+{
+	uint8_t *data = rte_pktmbuf_mtod(buffer, uint8_t *);
+	struct frame frame;
+
+	if (!frame_parse(&frame, &input->source, data, rte_pktmbuf_data_len(buffer)) ||
+	    frame_port(&frame, data) != worker->port ||
+	    memcmp(data + FRAME_MAC_SIZE, worker->mac, FRAME_MAC_SIZE) == 0) {
+		drop_foreign(worker, buffer);
+		return false;
+	}
+	input->buffer = buffer;
+	input->record = data + frame.header_length;
+	input->length = frame.record_length;
+	input->frame_length = (uint8_t)frame.header_length;
+	input->handed = false;
+	return true;
 }
 
 static unsigned int forward_backlog(struct worker *worker)
@@ -204,23 +204,35 @@ static unsigned int forward_backlog(struct worker *worker)
 	return n;
 }
 
-// Reads all that waits, up to a limit, and forwards what is most important. Many at a time, since
-// each pass over them has to wait for what another core or a device has written.
+// Reads all that waits, up to a limit, and forwards what is most important. While one burst is
+// looked at, the next one is on its way from where another core or a device has written it.
 static unsigned int __attribute__((noinline)) catch_up(struct worker *worker)
 {
-	struct forward_input inputs[CATCH_UP];
-	struct rte_mbuf *buffers[CATCH_UP];
-	unsigned int received = 0, n;
+	struct rte_mbuf *buffers[2][FORWARD_BURST];
+	struct rte_mbuf **now = buffers[0], **then = buffers[1], **other;
+	struct forward_input inputs[FORWARD_BURST];
+	unsigned int received, n, next, kept;
 
-	do {
-		n = rte_eth_rx_burst(worker->queue.device, worker->queue.queue, &buffers[received],
-				     FORWARD_BURST);
-		for (unsigned int i = 0; i < n; i++)
-			rte_prefetch0(buffers[received + i]);
-		received += n;
-	} while (n == FORWARD_BURST && received + FORWARD_BURST <= CATCH_UP);
-	n = classify(worker, buffers, received, inputs, false);
-	shed_put(&worker->shed, &worker->forward, inputs, n, worker->now_ms);
+	received = n = receive_some(worker, now);
+	for (unsigned int i = 0; i < n; i++)
+		fetch(now[i], 1);
+	while (n) {
+		next = 0;
+		if (n == FORWARD_BURST && received < CATCH_UP)
+			next = receive_some(worker, then);
+		received += next;
+		kept = 0;
+		for (unsigned int i = 0; i < n; i++) {
+			if (i < next)
+				fetch(then[i], 1);
+			kept += classify(worker, now[i], &inputs[kept]);
+		}
+		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
+		n = next;
+		other = now;
+		now = then;
+		then = other;
+	}
 	return received + forward_backlog(worker);
 }
 
@@ -238,11 +250,19 @@ static bool sheds(struct worker *worker)
 static unsigned int receive(struct worker *worker)
 {
 	struct forward_input inputs[FORWARD_BURST];
-	unsigned int kept, n;
+	struct rte_mbuf *buffers[FORWARD_BURST];
+	unsigned int kept = 0, n;
 
 	if (worker->shed.count)
 		return catch_up(worker);
-	n = read_burst(worker, inputs, &kept);
+	n = receive_some(worker, buffers);
+	for (unsigned int i = 0; i < n && i < AHEAD; i++)
+		fetch(buffers[i], OPEN_LINES);
+	for (unsigned int i = 0; i < n; i++) {
+		if (i + AHEAD < n)
+			fetch(buffers[i + AHEAD], OPEN_LINES);
+		kept += classify(worker, buffers[i], &inputs[kept]);
+	}
 	if (n == FORWARD_BURST && sheds(worker)) {
 		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
 		return n + catch_up(worker);

@@ -40,11 +40,11 @@ enum {
 struct forward_input {
 	void *buffer; // the caller's name for it
 	uint8_t *record;
+	struct endpoint source;
 	uint16_t length;
 	uint8_t frame_length; // the Ethernet, IP and UDP headers right before `record`
 	bool handed;          // by another worker, which didn't count it
 	uint8_t handed_by;    // that worker; the core sets both
-	struct endpoint source;
 };
 
 /* An empty buffer to pack messages into. */

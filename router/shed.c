@@ -97,9 +97,20 @@ static enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sende
 
 	uint32_t share = class >= WIRE_CRITICAL ? SHED_CRITICAL_SHARES * shed->share : shed->share;
 
+	static const uint16_t ones[WIRE_CLASSES][WIRE_CLASSES] = {
+		[WIRE_CONTROL] = {1, 1, 1, 1},
+		[WIRE_CRITICAL] = {1, 1, 1},
+		[WIRE_NORMAL] = {1, 1},
+		[WIRE_BULK] = {1},
+	};
+	uint64_t arrived, more;
+
+	// all four at once: none overflows before the first does
 	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
-		for (unsigned int i = 0; i <= class; i++)
-			sender->arrived[i]++;
+		memcpy(&arrived, sender->arrived, sizeof(arrived));
+		memcpy(&more, ones[class], sizeof(more));
+		arrived += more;
+		memcpy(sender->arrived, &arrived, sizeof(arrived));
 	}
 	if (sender->arrived[class] <= share && !sender->waiting[class])
 		return within[class];
@@ -116,7 +127,7 @@ static bool is_over(enum shed_rank rank)
 	return rank >= SHED_CRITICAL_OVER;
 }
 
-static void push(struct shed *shed, enum shed_rank rank, uint16_t sender,
+static void push(struct shed *shed, enum shed_rank rank, enum wire_class class, uint16_t sender,
 		 const struct forward_input *input)
 {
 	struct shed_queue *queue = &shed->queues[rank];
@@ -126,14 +137,19 @@ static void push(struct shed *shed, enum shed_rank rank, uint16_t sender,
 	shed->free = entry->next;
 	entry->input = *input;
 	entry->sender = sender;
-	if (queue->count++)
+	if (shed->occupied >> rank & 1)
 		shed->entries[queue->last].next = number;
 	else
 		queue->first = number;
 	queue->last = number;
+	queue->count++;
+	shed->occupied |= 1u << rank;
 	shed->count++;
+	// it is waited for when its turn comes, not before
+	for (unsigned int at = 64; at < least(input->length, PREFETCH); at += 64)
+		__builtin_prefetch(input->record + at, 1);
 	if (is_over(rank))
-		shed->senders[sender].waiting[class_of(input)]++;
+		shed->senders[sender].waiting[class]++;
 }
 
 static void pop(struct shed *shed, enum shed_rank rank, struct forward_input *input)
@@ -144,7 +160,8 @@ static void pop(struct shed *shed, enum shed_rank rank, struct forward_input *in
 
 	*input = entry->input;
 	queue->first = entry->next;
-	queue->count--;
+	if (--queue->count == 0)
+		shed->occupied &= ~(1u << rank);
 	shed->count--;
 	entry->next = shed->free;
 	shed->free = number;
@@ -152,60 +169,92 @@ static void pop(struct shed *shed, enum shed_rank rank, struct forward_input *in
 		shed->senders[entry->sender].waiting[class_of(input)]--;
 }
 
-static void refuse(struct forward *forward, struct forward_input *input)
-{
-	static const uint8_t reasons[] = {
-		[WIRE_CONTROL] = DROP_RECORD_SHED_CONTROL,
-		[WIRE_CRITICAL] = DROP_RECORD_SHED_CRITICAL,
-		[WIRE_NORMAL] = DROP_RECORD_SHED_NORMAL,
-		[WIRE_BULK] = DROP_RECORD_SHED_BULK,
-	};
+_Static_assert(DROP_RECORD_SHED_CONTROL - DROP_RECORD_SHED_BULK == WIRE_CONTROL - WIRE_BULK,
+	       "the reasons are in the order of the classes");
 
-	forward_refuse(forward, input, reasons[class_of(input)]);
+/* What a burst has shed, which is counted and given back together. */
+struct refused {
+	uint32_t count;
+	uint32_t classes[WIRE_CLASSES];
+	void *buffers[FORWARD_BURST];
+};
+
+static inline void refuse(struct forward *forward, struct refused *refused,
+			  struct forward_input *input, enum wire_class class)
+{
+	if (input->handed) {
+		forward_refuse(forward, input, DROP_RECORD_SHED_BULK + class);
+		return;
+	}
+	refused->classes[class]++;
+	refused->buffers[refused->count++] = input->buffer;
+}
+
+static void give_back(struct forward *forward, struct refused *refused)
+{
+	struct counters *counters = &forward->counters;
+
+	counters->records_received += refused->count;
+	for (enum wire_class class = WIRE_BULK; class < WIRE_CLASSES; class ++) {
+		enum drop_record reason = DROP_RECORD_SHED_BULK + class;
+
+		counters->records_dropped[reason] += refused->classes[class];
+		counters->classes.records_dropped[class][reason] += refused->classes[class];
+	}
+	forward->ops->release(forward->worker, refused->buffers, refused->count);
 }
 
 /* Whether there is room in this rank, if need be at the cost of a lower one. */
-static bool make_room(struct shed *shed, struct forward *forward, enum shed_rank rank)
+static inline bool make_room(struct shed *shed, struct forward *forward, struct refused *refused,
+			     enum shed_rank rank, unsigned int reserved)
 {
-	unsigned int reserved = SHED_BACKLOG * shed->control / PERCENT;
 	unsigned int control = shed->queues[SHED_CONTROL].count;
-	enum shed_rank lowest = SHED_BULK_OVER;
 	struct forward_input oldest;
+	enum shed_rank lowest;
 
 	if (rank == SHED_CONTROL)
 		return control < reserved && shed->count < SHED_BACKLOG;
 	// the reserve may have been another when what is there came
 	if (shed->count - control < SHED_BACKLOG - reserved && shed->count < SHED_BACKLOG)
 		return true;
-	while (!shed->queues[lowest].count)
-		lowest--;
+	lowest = 31 - (unsigned int)__builtin_clz(shed->occupied);
 	if (lowest <= rank)
 		return false;
 	pop(shed, lowest, &oldest);
-	refuse(forward, &oldest);
+	refuse(forward, refused, &oldest, class_of(&oldest));
 	return true;
 }
 
 void shed_put(struct shed *shed, struct forward *forward, struct forward_input *inputs,
 	      unsigned int n, uint64_t now_ms)
 {
+	unsigned int reserved = SHED_BACKLOG * shed->control / PERCENT;
+	struct refused refused;
+
+	refused.count = 0;
+	memset(refused.classes, 0, sizeof(refused.classes));
 	if (now_ms - shed->window_ms >= SHED_WINDOW_MS)
 		begin_window(shed, now_ms);
 	forward->now_ms = now_ms;
 	for (unsigned int i = 0; i < n; i++) {
+		struct forward_input *input = &inputs[i];
 		struct wire_record header;
 		enum shed_rank rank;
 		uint16_t sender;
 
-		if (!forward_parse(forward, &inputs[i], &header))
+		if (wire_record_get(&header, input->record, input->length) != WIRE_OK) {
+			forward_parse(forward, input, &header);
 			continue;
-		sender = sender_of(forward, &inputs[i], header.index);
+		}
+		sender = sender_of(forward, input, header.index);
 		rank = rank_of(shed, &shed->senders[sender], header.class);
-		if (make_room(shed, forward, rank))
-			push(shed, rank, sender, &inputs[i]);
+		if (make_room(shed, forward, &refused, rank, reserved))
+			push(shed, rank, header.class, sender, input);
 		else
-			refuse(forward, &inputs[i]);
+			refuse(forward, &refused, input, header.class);
 	}
+	if (refused.count)
+		give_back(forward, &refused);
 }
 
 static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_input *inputs,

@@ -63,6 +63,7 @@ struct shed_queue {
 
 struct shed {
 	unsigned int count;   // records in the backlog
+	uint32_t occupied;    // bits of the ranks that have some
 	unsigned int control; // percent, set by the caller at any time
 	uint32_t share;       // of a sender, records a window; SHED_NO_SHARE
 	uint32_t handled;     // records taken in this window
@@ -76,8 +77,10 @@ struct shed {
 /* `shed` is zeroed. */
 void shed_init(struct shed *shed);
 
-/* Takes over `n` received records, and sheds what there is no room for, by the counters of
- * `forward`. */
+/*
+ * Takes over `n` (up to FORWARD_BURST) received records, and sheds what there is no room for, by
+ * the counters of `forward`.
+ */
 void shed_put(struct shed *shed, struct forward *forward, struct forward_input *inputs,
 	      unsigned int n, uint64_t now_ms);
 

@@ -4,10 +4,11 @@
 #include "frame.h"
 
 /* What answers a frame is a frame whose ways are the other way round. */
-static void answer(const struct frame *frame, const uint8_t *data)
+static void answer(const struct frame *frame, const struct endpoint *source, const uint8_t *data)
 {
 	enum { RECORD = 100 };
 	struct session_header header;
+	struct endpoint back;
 	struct frame parsed;
 	uint8_t answered[SESSION_HEADER_MAX + RECORD] = {0};
 	bool accepted;
@@ -20,27 +21,28 @@ static void answer(const struct frame *frame, const uint8_t *data)
 	assert((frame->header_length - header.length) % 4 == 0);
 	memcpy(answered, header.bytes, header.length);
 	frame_finish(answered, header.length, RECORD);
-	accepted = frame_parse(&parsed, answered, header.length + RECORD);
+	accepted = frame_parse(&parsed, &back, answered, header.length + RECORD);
 	// port 0 is nobody's to answer from
 	assert(accepted || frame_port(frame, data) == 0);
 	if (!accepted)
 		return;
 	assert(parsed.header_length == header.length);
 	assert(parsed.record_length == RECORD);
-	assert(frame_port(&parsed, answered) == wire_get16(frame->source.port));
-	assert(wire_get16(parsed.source.port) == frame_port(frame, data));
+	assert(frame_port(&parsed, answered) == wire_get16(source->port));
+	assert(wire_get16(back.port) == frame_port(frame, data));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t *copy = fuzz_copy(data, size);
 	struct session_header header;
+	struct endpoint source;
 	struct frame frame;
 
-	if (frame_parse(&frame, copy, size)) {
+	if (frame_parse(&frame, &source, copy, size)) {
 		assert(frame.header_length <= SESSION_HEADER_MAX);
 		assert((size_t)frame.header_length + frame.record_length <= size);
-		answer(&frame, copy);
+		answer(&frame, &source, copy);
 	}
 	// events carry headers cut off behind UDP's, and so may anything else
 	dataplane_reply_header(&header, copy, size, size & 1);

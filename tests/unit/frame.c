@@ -66,6 +66,8 @@ static void packet_make(struct packet *packet, int kind, size_t options)
 	packet->size = packet->udp + 8 + RECORD;
 }
 
+static struct endpoint source; // of what was parsed last
+
 static bool parse(struct frame *frame, const uint8_t *data, size_t length)
 {
 	// exactly as long as said, so that sanitizers see a read beyond
@@ -73,7 +75,7 @@ static bool parse(struct frame *frame, const uint8_t *data, size_t length)
 	bool ok;
 
 	memcpy(copy, data, length);
-	ok = frame_parse(frame, copy, length);
+	ok = frame_parse(frame, &source, copy, length);
 	free(copy);
 	return ok;
 }
@@ -94,7 +96,7 @@ static void datagrams(void **state)
 			memset(expected.ip, 0xa1, 16);
 		wire_put16(expected.port, 4000);
 		memcpy(expected.mac, theirs, 6);
-		assert_true(endpoint_equal(&frame.source, &expected));
+		assert_true(endpoint_equal(&source, &expected));
 
 		// padded, as short frames are
 		assert_true(parse(&frame, packet.data, packet.size + 10));
@@ -199,7 +201,7 @@ static void replies_with(int kind, bool wanted)
 		assert_int_equal(frame.header_length, header.length);
 		assert_int_equal(frame.record_length, record);
 		assert_int_equal(frame_port(&frame, out), 4000);
-		assert_int_equal(wire_get16(frame.source.port), 7740);
+		assert_int_equal(wire_get16(source.port), 7740);
 		if (kind & VLAN)
 			assert_memory_equal(out + 12, packet.data + 12, 4);
 		if (kind & IPV6) {
