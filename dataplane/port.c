@@ -20,7 +20,6 @@
 #include "shed.h"
 
 enum {
-	DESCRIPTORS = 2048, // of each ring of an AF_XDP socket
 	// a queue: what its rings may hold, caches, spares, handed over; the backlog
 	BUFFERS = 8192 + SHED_BACKLOG,
 	BUFFER_CACHE = 256, // of the same, kept by each thread
@@ -150,10 +149,10 @@ static int device_start(struct port *port, const char *name, const char *argumen
 	for (uint16_t i = 0; i < n && r == 0; i++) {
 		queues[i].device = device;
 		queues[i].queue = i;
-		r = rte_eth_rx_queue_setup(device, i, DESCRIPTORS, (unsigned int)SOCKET_ID_ANY,
+		r = rte_eth_rx_queue_setup(device, i, PORT_DESCRIPTORS, (unsigned int)SOCKET_ID_ANY,
 					   NULL, queues[i].pool);
 		if (r == 0)
-			r = rte_eth_tx_queue_setup(device, i, DESCRIPTORS,
+			r = rte_eth_tx_queue_setup(device, i, PORT_DESCRIPTORS,
 						   (unsigned int)SOCKET_ID_ANY, NULL);
 	}
 	if (r == 0)

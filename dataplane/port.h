@@ -11,6 +11,8 @@
 #include "interface.h"
 #include "xdp.h"
 
+enum { PORT_DESCRIPTORS = 2048 }; // of each ring of an AF_XDP socket
+
 struct port_queue {
 	uint16_t device; // DPDK's port id
 	uint16_t queue;  // of that device

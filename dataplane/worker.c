@@ -263,7 +263,11 @@ static unsigned int receive(struct worker *worker)
 			fetch(buffers[i + AHEAD], OPEN_LINES);
 		kept += classify(worker, buffers[i], &inputs[kept]);
 	}
-	if (n == FORWARD_BURST && sheds(worker)) {
+	if (n < FORWARD_BURST) {
+		worker->piled = 0;
+	} else if (worker->piled) {
+		worker->piled -= FORWARD_BURST;
+	} else if (sheds(worker)) {
 		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
 		return n + catch_up(worker);
 	}
@@ -370,6 +374,9 @@ static int run(void *arg)
 		unsigned int work;
 
 		if (now >= worker->tick) {
+			// what came while it slept, or others had its core, is no overload yet
+			if (now - worker->tick > ms)
+				worker->piled = PORT_DESCRIPTORS;
 			worker->now_ms = now / ms;
 			worker->tick = (worker->now_ms + 1) * ms;
 			counters_publish(&worker->published, &worker->forward.counters);
