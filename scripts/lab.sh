@@ -92,13 +92,14 @@ relay_pid()
 }
 
 # Starts viaductd in its namespace, in a session of its own, and waits until it is ready.
+# At the niceness $relay_nice, as far as that is allowed.
 relay_start()
 {
 	local i
 	rm -f "$lab/viaductd.pid"
 	: >"$lab/viaductd.log" # that of the last one says ready
 	# shellcheck disable=SC2016  # sh is to expand it
-	setsid sh -c 'echo $$ >"$0" && exec "$@"' "$lab/viaductd.pid" \
+	setsid nice -n "${relay_nice:-0}" sh -c 'echo $$ >"$0" && exec "$@"' "$lab/viaductd.pid" \
 		ip netns exec "$ns_relay" "$viaductd" -c "$lab/viaductd.yaml" \
 		>>"$lab/viaductd.log" 2>&1 </dev/null 9>&- &
 	disown
