@@ -17,6 +17,7 @@
 enum {
 	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
 	SLEEP_MS = 1000,              // at most, in one piece
+	PILE_MS = 500,                // without a core that are no overload, if it has one then
 	OPEN_LINES = 4,               // of a frame, fetched before it is opened,
 	AHEAD = 8,                    // so many frames before: more than are fetched at once
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
@@ -374,9 +375,10 @@ static int run(void *arg)
 		unsigned int work;
 
 		if (now >= worker->tick) {
-			// what came while it slept, or others had its core, is no overload yet
+			// what came while others had its core is forwarded in no time
 			if (now - worker->tick > ms)
-				worker->piled = PORT_DESCRIPTORS;
+				worker->piled =
+					now - worker->tick < PILE_MS * ms ? PORT_DESCRIPTORS : 0;
 			worker->now_ms = now / ms;
 			worker->tick = (worker->now_ms + 1) * ms;
 			counters_publish(&worker->published, &worker->forward.counters);

@@ -1,15 +1,17 @@
 """Rates of peers and clusters, and what happens when there is more than a worker can handle.
 
 A worker that was stopped meanwhile finds more in its ring than it has room for, whatever the machine.
+Stopped for long enough, it takes that for an overload.
 """
 
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
-from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Peer
+from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message, Peer
 from relay import CONTROL_V4, VIADUCT, Relay, eventually, yaml_text
 
 SLOW = {"messages_per_second": 1, "burst": 30000}  # thirty, and then one a second
@@ -154,12 +156,13 @@ def drops(own, *options):
                           capture_output=True, check=True, timeout=10).stdout
 
 
-def overwhelm(own, count, send):
+def overwhelm(own, count, send, seconds=0.6):
     """Has send() send so many records while nobody works, and waits until all are dealt with."""
     before = own.drops().records["received"]
     os.kill(own.process.pid, signal.SIGSTOP)
     try:
         send()
+        time.sleep(seconds)
     finally:
         os.kill(own.process.pid, signal.SIGCONT)
     eventually(lambda: own.drops().records["received"] >= before + count)
@@ -199,6 +202,23 @@ def test_flood_beside_others(own, join):
     overwhelm(own, 1700, send)
     assert arrived(listen(reader)[reader]) == 100
     assert own.ledger().records["dropped"]["shed_normal"] > 100
+
+
+def test_a_moment_without_a_core(own, join):
+    """What has piled up in it can be forwarded, so nothing of it is shed."""
+    one, other = join("one"), join("other")
+    records = [one.seal([Message(SEND, other.identity.id, b"", number)], klass=BULK)
+               for number in range(1600)]
+    before = own.ledger()
+    one.control({"op": "relays"})  # the worker is awake
+
+    def send():
+        for record in records:
+            one.transmit(record)
+    overwhelm(own, 1600, send, seconds=0)
+    records, messages = own.ledger() - before
+    assert records["dropped"] == messages["dropped"] == {}
+    assert messages["delivered"] >= 1600
 
 
 def test_no_shedding(own, join):
