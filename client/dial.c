@@ -145,8 +145,8 @@ static json_t *rekey_proof(struct session *session, SSL *ssl)
 int dial_hello(struct viaduct_peer *peer, SSL *ssl, char *line)
 {
 	json_t *root =
-		json_pack("{si so si si}", "viaduct", 1, "ciphers", cipher_list(peer->ciphers),
-			  "lanes", (int)peer->lanes, "mtu", (int)peer->mtu);
+		json_pack("{si so si si sb}", "viaduct", 1, "ciphers", cipher_list(peer->ciphers),
+			  "lanes", (int)peer->lanes, "mtu", (int)peer->mtu, "bundles", 1);
 	size_t length = 0;
 
 	if (peer->checksum)

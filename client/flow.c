@@ -337,8 +337,13 @@ static void flow_writable(struct flow *flow)
 
 /* ---- Receiving ---- */
 
-/* Whose datagram it is only its index says. What names no session counts for one of the flow's. */
-static void take_datagram(struct flow *flow, uint8_t *data, size_t size)
+static void count_malformed(struct flow *flow)
+{
+	LIST_FIRST(&flow->uses)->session->peer->stats.malformed++;
+}
+
+/* Whose record it is only its index says. What names no session counts for one of the flow's. */
+static void take_record(struct flow *flow, uint8_t *data, size_t size)
 {
 	struct session *session = NULL;
 
@@ -347,7 +352,25 @@ static void take_datagram(struct flow *flow, uint8_t *data, size_t size)
 	if (session)
 		session_receive(session, flow, data, size);
 	else
-		LIST_FIRST(&flow->uses)->session->peer->stats.malformed++;
+		count_malformed(flow);
+}
+
+static void take_datagram(struct flow *flow, uint8_t *data, size_t size)
+{
+	size_t begin, end = WIRE_BUNDLE_HEADER;
+
+	if (!size || data[0] != WIRE_BUNDLE) {
+		take_record(flow, data, size);
+		return;
+	}
+	while (end < size) {
+		end = wire_bundle_get(&begin, data, size, end);
+		if (!end) {
+			count_malformed(flow);
+			return;
+		}
+		take_record(flow, data + begin, end - begin);
+	}
 }
 
 /* The size of each datagram in a train of `length` bytes; the last may be smaller. */

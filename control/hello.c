@@ -90,6 +90,7 @@ static enum hello_error parse_object(struct hello *hello, const json_t *root, co
 	const json_t *version = json_object_get(root, "viaduct");
 	const json_t *rekey = json_object_get(root, "rekey");
 	const json_t *checksum = json_object_get(root, "checksum");
+	const json_t *bundles = json_object_get(root, "bundles");
 	json_int_t lanes = 1, mtu = WIRE_MTU_MIN;
 
 	*detail = "viaduct must be the protocol's version, a whole number";
@@ -105,8 +106,8 @@ static enum hello_error parse_object(struct hello *hello, const json_t *root, co
 	*detail = "lanes and mtu must be whole numbers";
 	if (!get_integer(root, "lanes", &lanes) || !get_integer(root, "mtu", &mtu))
 		return HELLO_MALFORMED;
-	*detail = "checksum must be true or false";
-	if (checksum && !json_is_boolean(checksum))
+	*detail = "checksum and bundles must be true or false";
+	if ((checksum && !json_is_boolean(checksum)) || (bundles && !json_is_boolean(bundles)))
 		return HELLO_MALFORMED;
 	*detail = "rekey must have index, epoch and mac (64 digits of lower-case hex)";
 	if (rekey && !parse_rekey(hello, rekey))
@@ -121,6 +122,7 @@ static enum hello_error parse_object(struct hello *hello, const json_t *root, co
 	hello->lanes = (uint8_t)lanes;
 	hello->mtu = (uint16_t)mtu;
 	hello->checksum = json_is_true(checksum);
+	hello->bundles = json_is_true(bundles);
 	*detail = NULL;
 	return HELLO_OK;
 }

@@ -36,6 +36,7 @@ struct hello {
 	uint8_t lanes;
 	uint16_t mtu;
 	bool checksum;
+	bool bundles;
 	bool rekey;
 	uint32_t rekey_index;
 	uint32_t rekey_epoch;

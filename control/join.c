@@ -69,6 +69,7 @@ static enum hello_error ask_member(struct join *join, const struct handshake_hel
 		.lanes = parsed->lanes,
 		.mtu = parsed->mtu,
 		.checksum = parsed->checksum,
+		.bundles = parsed->bundles,
 		.index = parsed->rekey_index,
 		.epoch = parsed->rekey_epoch,
 		.mac = parsed->rekey_mac,

@@ -230,6 +230,7 @@ static int session_new(struct members *members, struct member *member, const str
 	session->aead = ask->aead;
 	session->mtu = (uint16_t)least(ask->mtu, members->config.mtu);
 	session->checksum = ask->checksum;
+	session->bundles = ask->bundles;
 	session->lanes_up = (uint8_t)least(ask->lanes, members->config.lanes_up);
 	session->lanes_down = (uint8_t)members->config.lanes_down;
 	session->tls = *ask->remote;
@@ -449,6 +450,19 @@ static int promote(struct members *members, struct member_session *session, uint
 	return 0;
 }
 
+/* What is sent to where `event` came from begins like this. Returns 0 or -EINVAL (no such frame).
+ */
+static int reply_header(struct session_header *header, const struct member_session *session,
+			const struct forward_event *event)
+{
+	int result = dataplane_reply_header(header, event->frame, event->frame_length,
+					    session->checksum);
+
+	if (!result && session->bundles)
+		header->bundle_max = session->mtu - WIRE_IP_OVERHEAD;
+	return result;
+}
+
 /* Sends to where `event` came from, from now on. Returns 0, -EINVAL (no such frame) or -ENOMEM. */
 static int move(struct members *members, struct member_session *session,
 		const struct forward_event *event, uint64_t now_ms)
@@ -460,8 +474,7 @@ static int move(struct members *members, struct member_session *session,
 	char address[ADDRESS_TEXT];
 	int result;
 
-	result = dataplane_reply_header(&session->header, event->frame, event->frame_length,
-					session->checksum);
+	result = reply_header(&session->header, session, event);
 	if (!result) {
 		session->endpoint = event->source;
 		result =
@@ -497,8 +510,7 @@ static void challenge(struct members *members, struct member_session *session,
 
 	if (session->challenged_ms && now_ms - session->challenged_ms < MEMBER_CHALLENGE_PAUSE_MS)
 		return;
-	if (dataplane_reply_header(&header, event->frame, event->frame_length, session->checksum) ||
-	    RAND_bytes(token, sizeof(token)) != 1)
+	if (reply_header(&header, session, event) || RAND_bytes(token, sizeof(token)) != 1)
 		return;
 	for (size_t i = 0; i < sizeof(token); i++)
 		snprintf(session->token + 2 * i, 3, "%02x", token[i]);

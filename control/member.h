@@ -48,6 +48,7 @@ struct member_session {
 	uint32_t expiry_ms; // that it was told
 	uint16_t mtu;
 	bool checksum; // it wants one for UDP
+	bool bundles;  // it takes several records in a datagram
 	uint8_t lanes_up;
 	uint8_t lanes_down;
 	enum member_rekeying rekeying;
@@ -135,6 +136,7 @@ struct member_ask {
 	uint8_t lanes;
 	uint16_t mtu;
 	bool checksum;
+	bool bundles;
 	/* to rekey */
 	uint32_t index;
 	uint32_t epoch;

@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bundle.h"
+
 enum {
 	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
 	SLEEP_MS = 1000,              // at most, in one piece
@@ -72,25 +74,52 @@ static void release(void *arg, void **buffers, unsigned int n)
 }
 
 static unsigned int transmit(void *arg, const struct aead_job *records,
-			     const struct forward_output *outputs, unsigned int n)
+			     struct forward_output *outputs, unsigned int n)
 {
 	struct worker *worker = arg;
+	// all pools are alike; nothing is read of what another core may have had
 	struct rte_mempool *pool = worker->queue.pool;
+	uint16_t room = rte_pktmbuf_data_room_size(pool);
 	struct rte_mbuf *buffers[FORWARD_OUTPUTS];
+	uint8_t numbers[FORWARD_OUTPUTS];
+	struct bundles bundles;
+	unsigned int count, sent, accepted = 0;
 
+	bundles_init(&bundles);
 	for (unsigned int i = 0; i < n; i++) {
-		const struct session_header *header = outputs[i].header;
 		struct rte_mbuf *buffer = outputs[i].buffer;
-		uint8_t *data = frame_put(records[i].record, records[i].length, header);
 
-		// all pools are alike; nothing is read of what another core may have had
+		count = bundles.count;
+		numbers[i] =
+			(uint8_t)bundles_add(&bundles, &records[i], outputs[i].header,
+					     (uint8_t *)rte_mbuf_buf_addr(buffer, pool) + room);
+		if (bundles.count > count)
+			buffers[count] = buffer;
+		else
+			rte_mbuf_raw_free(buffer);
+	}
+	count = bundles.count;
+	for (unsigned int i = 0; i < count; i++) {
+		const struct bundle *bundle = &bundles.bundle[i];
+		struct rte_mbuf *buffer = buffers[i];
+		uint8_t *data = frame_put(bundle->payload, bundle->length, bundle->header);
+
 		buffer->data_off = (uint16_t)(data - (uint8_t *)rte_mbuf_buf_addr(buffer, pool));
-		buffer->data_len = header->length + records[i].length;
+		buffer->data_len = bundle->header->length + bundle->length;
 		buffer->pkt_len = buffer->data_len;
 		buffer->ol_flags = 0;
-		buffers[i] = buffer;
 	}
-	return rte_eth_tx_burst(worker->queue.device, worker->queue.queue, buffers, (uint16_t)n);
+	sent = rte_eth_tx_burst(worker->queue.device, worker->queue.queue, buffers,
+				(uint16_t)count);
+	if (sent == count)
+		return n;
+	for (unsigned int i = sent; i < count; i++)
+		rte_mbuf_raw_free(buffers[i]);
+	for (unsigned int i = 0; i < n; i++) {
+		outputs[i].sent = numbers[i] < sent;
+		accepted += outputs[i].sent;
+	}
+	return accepted;
 }
 
 static bool handover(void *arg, unsigned int owner, struct forward_input *input)

@@ -70,7 +70,7 @@ static void release(void *worker, void **buffer, unsigned int n)
 }
 
 static unsigned int transmit(void *worker, const struct aead_job *records,
-			     const struct forward_output *outputs, unsigned int n)
+			     struct forward_output *outputs, unsigned int n)
 {
 	for (unsigned int i = 0; i < n; i++)
 		spare[spare_count++] = outputs[i].buffer;

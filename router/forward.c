@@ -396,15 +396,21 @@ void forward_drop(struct forward *forward, const struct forward_message *message
 	drop_message(forward, message, reason, now_ms);
 }
 
-/* What the port took no more: records from number `first` on. */
-static void refused(struct forward *forward, unsigned int first, uint64_t now_ms)
+/* What the port didn't take of the open records. */
+static void __attribute__((noinline, cold)) refused(struct forward *forward, uint64_t now_ms)
 {
 	unsigned int from = forward->sent, to = forward->walked;
+	bool sent[FORWARD_OUTPUTS];
 
-	for (unsigned int i = first; i < forward->open_count; i++) {
-		counters_dropped(&forward->counters, forward->open[i].class, DROP_MESSAGE_TX_FULL,
-				 forward->open[i].messages);
-		forward->ops->release(forward->worker, &forward->outputs[i].buffer, 1);
+	for (unsigned int i = 0; i < forward->open_count; i++) {
+		const struct forward_open *open = &forward->open[i];
+
+		sent[i] = forward->outputs[i].sent;
+		if (sent[i])
+			counters_delivered(&forward->counters, open->class, open->messages);
+		else
+			counters_dropped(&forward->counters, open->class, DROP_MESSAGE_TX_FULL,
+					 open->messages);
 	}
 	forward->sent = forward->walked;
 	forward->open_count = 0;
@@ -413,7 +419,7 @@ static void refused(struct forward *forward, unsigned int first, uint64_t now_ms
 	for (unsigned int i = from; i < to; i++) {
 		const struct forward_message *message = &forward->messages[i];
 
-		if (message->record == FORWARD_NO_RECORD || message->record < first)
+		if (message->record == FORWARD_NO_RECORD || sent[message->record])
 			continue;
 		if (message->marks & FORWARD_PROMISED)
 			service_undo(message->entry, message->in->session, message->tag);
@@ -438,13 +444,13 @@ static void flush(struct forward *forward, uint64_t now_ms)
 	}
 	sent = forward->ops->transmit(forward->worker, forward->sealing, forward->outputs, n);
 	forward->counters.records_sent += sent;
-	for (unsigned int i = 0; i < sent; i++)
-		counters_delivered(&forward->counters, forward->open[i].class,
-				   forward->open[i].messages);
 	if (sent < n) {
-		refused(forward, sent, now_ms);
+		refused(forward, now_ms);
 		return;
 	}
+	for (unsigned int i = 0; i < n; i++)
+		counters_delivered(&forward->counters, forward->open[i].class,
+				   forward->open[i].messages);
 	forward->sent = forward->walked;
 	forward->open_count = 0;
 	refill(forward);

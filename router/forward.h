@@ -58,6 +58,7 @@ struct forward_spare {
 struct forward_output {
 	void *buffer;
 	const struct session_header *header;
+	bool sent; // set by the op if it hasn't sent all
 };
 
 enum forward_event_type {
@@ -105,12 +106,12 @@ struct forward_ops {
 	void (*release)(void *worker, void **buffers, unsigned int n);
 
 	/*
-	 * Sends `n` records in order and takes over the buffers of those that the port accepted:
-	 * returns how many, from the first. The rest is released by the caller. `records` says
-	 * where in its buffer each is, and how long.
+	 * Sends `n` records, those to one session in order, and takes over their buffers. Returns
+	 * how many the port has accepted; if not all, `sent` says of each whether it is one of
+	 * them. `records` says where in its buffer each is, and how long.
 	 */
 	unsigned int (*transmit)(void *worker, const struct aead_job *records,
-				 const struct forward_output *outputs, unsigned int n);
+				 struct forward_output *outputs, unsigned int n);
 
 	/*
 	 * Hands a record, with all that is in `input`, to the worker that owns its lane. False: no

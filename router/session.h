@@ -33,7 +33,8 @@ struct endpoint {
 
 /* Ready-made Ethernet, IP and UDP header in front of a record; opaque to the router. */
 struct session_header {
-	uint8_t length; // 0: no address known yet
+	uint16_t bundle_max; // bytes that several records in a datagram may take; 0: one in each
+	uint8_t length;      // 0: no address known yet
 	uint8_t bytes[SESSION_HEADER_MAX];
 };
 

@@ -27,6 +27,9 @@ enum {
 		WIRE_IP_OVERHEAD + WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE,
 
 	WIRE_VERSION_TYPE = 0x10, // version 1, type data
+	WIRE_BUNDLE = 0x11,       // version 1, several records in a datagram
+	WIRE_BUNDLE_HEADER = 2,
+	WIRE_BUNDLE_LENGTH = 2, // before each record of a bundle
 	WIRE_CLASS_SHIFT = 6,
 	WIRE_PHASE = 0x20,
 	WIRE_FLAGS_RESERVED = 0x1f,
@@ -251,6 +254,22 @@ static inline enum wire_parse wire_record_get(struct wire_record *record, const 
 	record->lane = counter >> 56;
 	record->sequence = counter & WIRE_SEQUENCE_MAX;
 	return WIRE_OK;
+}
+
+/*
+ * Reads the record at `offset` (at first WIRE_BUNDLE_HEADER) of a bundle of `size` bytes: sets
+ * where it begins and returns the offset behind it, or 0 if it doesn't fit.
+ */
+static inline size_t wire_bundle_get(size_t *begin, const uint8_t *bundle, size_t size,
+				     size_t offset)
+{
+	size_t length;
+
+	*begin = offset + WIRE_BUNDLE_LENGTH;
+	if (*begin > size)
+		return 0;
+	length = wire_get16(bundle + offset);
+	return length >= WIRE_RECORD_MIN && length <= size - *begin ? *begin + length : 0;
 }
 
 /*

@@ -15,6 +15,20 @@ static void parse_record(const uint8_t *data, size_t size)
 	assert(memcmp(header, data, sizeof(header)) == 0);
 }
 
+static void walk_bundle(const uint8_t *data, size_t size)
+{
+	size_t begin, end = WIRE_BUNDLE_HEADER, before;
+
+	while (end < size) {
+		before = end;
+		end = wire_bundle_get(&begin, data, size, end);
+		if (!end)
+			return;
+		assert(begin == before + WIRE_BUNDLE_LENGTH && end >= begin + WIRE_RECORD_MIN);
+		assert(end <= size && wire_get16(data + before) == end - begin);
+	}
+}
+
 static void walk_messages(uint8_t *text, size_t size)
 {
 	size_t at = 0, end;
@@ -58,6 +72,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t *copy = fuzz_copy(data, size);
 
 	parse_record(copy, size);
+	walk_bundle(copy, size);
 	walk_messages(copy, size);
 	if (size)
 		parse_id(copy, size);

@@ -40,6 +40,7 @@ FLAG_VIA, FLAG_SEALED = 1, 2
 FLAG_KEY = FLAG_FAILED = 4  # of sends and requests; of responses
 
 VERSION_TYPE = 0x10
+BUNDLE = 0x11  # version and type of a datagram with several records
 RECORD_HEADER, TAG_SIZE, MESSAGE_HEADER, ID_SIZE = 16, 16, 24, 16
 HOP_LIMIT = 8
 WINDOW = 1024
@@ -193,6 +194,20 @@ def header_parse(record):
     if flags & 0x1f or reserved:
         raise Malformed("a reserved bit of the header")
     return Header(flags >> 6, flags >> 5 & 1, index, counter >> 56, counter & (1 << 56) - 1)
+
+
+def bundle_parse(datagram):
+    """The records of a datagram that holds several."""
+    records, at = [], 2
+    if datagram[1]:
+        raise Malformed("a reserved byte of a bundle")
+    while at < len(datagram):
+        length, = struct.unpack_from(">H", datagram, at)
+        records.append(datagram[at + 2:at + 2 + length])
+        if len(records[-1]) != length:
+            raise Malformed("a truncated bundle")
+        at += 2 + length
+    return records
 
 
 class Window:
@@ -363,7 +378,7 @@ class Peer:
 
     def __init__(self, identity, trust, control, source=None, data_source=None, lanes=1,
                  ciphers=("aes-256-gcm", "chacha20-poly1305"), mtu=None, spread=False,
-                 checksum=False):
+                 checksum=False, bundles=False):
         self.identity = identity
         self.trust = trust
         self.control_address = control
@@ -374,6 +389,9 @@ class Peer:
             self.hello["mtu"] = mtu
         if checksum:
             self.hello["checksum"] = True
+        self.bundles = bundles and []  # how many records were in each
+        if bundles:
+            self.hello["bundles"] = True
         self.spread = spread
         self.ticket = None
         self.resumed = False
@@ -575,7 +593,13 @@ class Peer:
 
     def datagram(self, datagram, sock):
         try:
-            self._receive(datagram, sock)
+            if datagram[0] == BUNDLE and self.bundles is not False:
+                records = bundle_parse(datagram)
+                self.bundles.append(len(records))
+            else:
+                records = [datagram]
+            for record in records:
+                self._receive(record, sock)
         except (Malformed, InvalidTag) as error:
             self.bad.append(f"{type(error).__name__}: {error}")
 

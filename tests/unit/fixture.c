@@ -103,16 +103,22 @@ static void hear(struct fixture *fixture, struct sent *sent)
 }
 
 static unsigned int transmit(void *arg, const struct aead_job *records,
-			     const struct forward_output *outputs, unsigned int n)
+			     struct forward_output *outputs, unsigned int n)
 {
 	struct fixture_worker *worker = arg;
 	struct fixture *fixture = worker->fixture;
+	unsigned int taken = n < worker->port ? n : worker->port, first = fixture->sent_count;
 
-	if (n > worker->port)
-		n = worker->port;
 	worker->port = worker->port_then;
 	for (unsigned int i = 0; i < n; i++) {
 		struct sent *sent;
+
+		// any of them
+		outputs[i].sent = (i + first) % n < taken;
+		if (!outputs[i].sent) {
+			release(worker, &outputs[i].buffer, 1);
+			continue;
+		}
 
 		fixture->sent = more(fixture->sent, fixture->sent_count, sizeof(fixture->sent[0]));
 		sent = &fixture->sent[fixture->sent_count++];
@@ -130,7 +136,7 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 		release(worker, (void *[]){outputs[i].buffer}, 1);
 		hear(fixture, sent);
 	}
-	return n;
+	return taken;
 }
 
 static bool hand_over(void *arg, unsigned int owner, struct forward_input *input)

@@ -136,7 +136,7 @@ static void delivered(struct worker *worker, uint32_t tag)
 }
 
 static unsigned int transmit(void *arg, const struct aead_job *records,
-			     const struct forward_output *outputs, unsigned int n)
+			     struct forward_output *outputs, unsigned int n)
 {
 	struct worker *worker = arg;
 
