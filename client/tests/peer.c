@@ -375,6 +375,7 @@ static void peer_joins(void **state)
 	struct viaduct_peer *peer = join("peer-1", &seen);
 
 	assert_string_equal(viaduct_peer_name(peer), "spiffe://lab/default/peer-1");
+	assert_ptr_equal(viaduct_peer_context(peer), v);
 	assert_int_equal(viaduct_peer_session(peer, &session), 0);
 	assert_memory_equal(&session.relay, &stub->id, sizeof(session.relay));
 	assert_int_equal(session.mtu, 1280);
@@ -428,6 +429,24 @@ static void messages_arrive_and_are_packed(void **state)
 	assert_int_equal(viaduct_send(one, 0, VIADUCT_BULK, viaduct_peer_id(one), 1, NULL, 0), 0);
 	run_until(seen1.messages == 1); // one's own id is fine, and so is no payload
 	assert_int_equal(seen1.message.length, 0);
+}
+
+static void waiting_sends_and_receives(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+	uint64_t end = now_ms() + 10000;
+	int received = 0;
+
+	while (viaduct_wait(v, 0) > 0) // what is left of joining
+		;
+	assert_int_equal(viaduct_send(one, 0, VIADUCT_NORMAL, viaduct_peer_id(two), 1, "x", 1), 0);
+	while (!seen2.messages && now_ms() < end) {
+		received += viaduct_wait(v, 10);
+		stub_process(stub);
+	}
+	assert_int_equal(seen2.messages, 1);
+	assert_true(received > 0);
 }
 
 static void lanes_have_flows_of_their_own(void **state)
@@ -1522,6 +1541,7 @@ int main(void)
 		client_test(peer_joins),
 		client_test(peer_joins_with_what_it_wants),
 		client_test(messages_arrive_and_are_packed),
+		client_test(waiting_sends_and_receives),
 		client_test(lanes_have_flows_of_their_own),
 		client_test(peers_share_sockets_and_calls),
 		client_test(trains_leave_in_one_call),

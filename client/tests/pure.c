@@ -452,7 +452,7 @@ static void requests_are_done_or_refused(void **state)
 	assert_int_equal(done(&refusal, "no"), -EPROTO);
 }
 
-static void topics_have_ids(void **state)
+static void topics_and_services_have_ids(void **state)
 {
 	struct viaduct_id id;
 	char text[VIADUCT_ID_TEXT + 1];
@@ -461,6 +461,10 @@ static void topics_have_ids(void **state)
 	viaduct_topic_id(&id, "build/status");
 	viaduct_id_format(text, &id);
 	assert_string_equal(text, "uwyikoefciqp7xcaisuk4ln2m4");
+	// printf 'viaduct service build/status' | sha256sum
+	viaduct_service_id(&id, "build/status");
+	viaduct_id_format(text, &id);
+	assert_string_equal(text, "6v6knvchtuc5juqkxjfun5nom4");
 }
 
 int main(void)
@@ -480,7 +484,7 @@ int main(void)
 		cmocka_unit_test(ids_have_one_text),
 		cmocka_unit_test(errors_have_words),
 		cmocka_unit_test(requests_are_done_or_refused),
-		cmocka_unit_test(topics_have_ids),
+		cmocka_unit_test(topics_and_services_have_ids),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
