@@ -2,8 +2,16 @@
 
 enum {
 	PERCENT = 100,
-	FILLINGS = 8,   // of steps towards the fair share; it takes few
-	PREFETCH = 256, // bytes of a record
+	FILLINGS = 8,     // of steps towards the fair share; it takes few
+	FETCH_SIZE = 192, // bytes of a record
+};
+
+/* The ranks of the classes within a sender's share. */
+static const uint8_t within[] = {
+	[WIRE_CONTROL] = SHED_CONTROL,
+	[WIRE_CRITICAL] = SHED_CRITICAL,
+	[WIRE_NORMAL] = SHED_NORMAL,
+	[WIRE_BULK] = SHED_BULK,
 };
 
 static unsigned int least(unsigned int a, unsigned int b)
@@ -48,6 +56,129 @@ static uint32_t fair_share(const struct shed *shed)
 	return share ? share : 1;
 }
 
+/* Which of the senders. Keyed, so that nobody can choose whom to share counts with. */
+static uint16_t sender_of(const struct forward *forward, const struct forward_input *input,
+			  uint32_t index)
+{
+	const uint64_t *secret = forward->routes->secret;
+	uint64_t ip[2], hash;
+
+	memcpy(ip, input->source.ip, sizeof(ip));
+	hash = route_mix(ip[0] ^ secret[0], ip[1] ^ secret[1]);
+	hash ^= (uint64_t)index << 16 | wire_get16(input->source.port);
+	return route_mix(hash ^ secret[2], UINT64_C(0x9e3779b97f4a7c15)) % SHED_SENDERS;
+}
+
+/* Counts a record; which rank it has then. */
+static inline enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sender,
+				     enum wire_class class)
+{
+	static const uint8_t over[] = {
+		[WIRE_CONTROL] = SHED_CRITICAL_OVER,
+		[WIRE_CRITICAL] = SHED_CRITICAL_OVER,
+		[WIRE_NORMAL] = SHED_NORMAL_OVER,
+		[WIRE_BULK] = SHED_BULK_OVER,
+	};
+	static const uint16_t ones[WIRE_CLASSES][WIRE_CLASSES] = {
+		[WIRE_CONTROL] = {1, 1, 1, 1},
+		[WIRE_CRITICAL] = {1, 1, 1},
+		[WIRE_NORMAL] = {1, 1},
+		[WIRE_BULK] = {1},
+	};
+	uint32_t share = class >= WIRE_CRITICAL ? SHED_CRITICAL_SHARES * shed->share : shed->share;
+	uint64_t arrived, more;
+
+	// all four at once: none overflows before the first does
+	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
+		memcpy(&arrived, sender->arrived, sizeof(arrived));
+		memcpy(&more, ones[class], sizeof(more));
+		arrived += more;
+		memcpy(sender->arrived, &arrived, sizeof(arrived));
+	}
+	if (sender->arrived[class] <= share)
+		return within[class];
+	if (sender->arrived[class] <= 2 * share)
+		return over[class];
+	return over[class] + SHED_CRITICAL_FAR - SHED_CRITICAL_OVER;
+}
+
+/* Fetches the beginning of a record that will be opened. */
+static inline void __attribute__((always_inline))
+fetch(const struct forward_input *input, unsigned int from)
+{
+	for (unsigned int at = from; at < FETCH_SIZE; at += 64)
+		__builtin_prefetch(input->record + at, 1);
+}
+
+/* Puts an entry at the end of a rank's queue. */
+static inline void append(struct shed *shed, enum shed_rank rank, uint16_t number)
+{
+	struct shed_queue *queue = &shed->queues[rank];
+
+	if (shed->occupied >> rank & 1)
+		shed->entries[queue->last].next = number;
+	else
+		queue->first = number;
+	queue->last = number;
+	queue->count++;
+	shed->occupied |= 1u << rank;
+}
+
+static inline void push(struct shed *shed, enum shed_rank rank, enum wire_class class,
+			uint16_t sender, const struct forward_input *input)
+{
+	uint16_t number = shed->free;
+	struct shed_entry *entry = &shed->entries[number];
+
+	shed->free = entry->next;
+	entry->input = *input;
+	entry->sender = sender;
+	entry->class = class;
+	append(shed, rank, number);
+	shed->count++;
+	// what is behind its header is waited for when its turn comes, not before
+	fetch(input, 64);
+}
+
+/* Takes the first entry out of a rank's queue: valid until the next one is put in. */
+static inline struct shed_entry *pop(struct shed *shed, enum shed_rank rank)
+{
+	struct shed_queue *queue = &shed->queues[rank];
+	uint16_t number = queue->first;
+	struct shed_entry *entry = &shed->entries[number];
+
+	queue->first = entry->next;
+	if (--queue->count == 0)
+		shed->occupied &= ~(1u << rank);
+	shed->count--;
+	entry->next = shed->free;
+	shed->free = number;
+	return entry;
+}
+
+/* In a new window, what waits beyond its sender's share may be within it. */
+static void rank_anew(struct shed *shed)
+{
+	struct shed_queue queues[SHED_RANKS];
+
+	memcpy(queues, shed->queues, sizeof(queues));
+	for (unsigned int rank = SHED_CRITICAL_OVER; rank < SHED_RANKS; rank++)
+		shed->queues[rank].count = 0;
+	shed->occupied &= (1u << SHED_CRITICAL_OVER) - 1;
+	for (unsigned int rank = SHED_CRITICAL_OVER; rank < SHED_RANKS; rank++) {
+		uint16_t number = queues[rank].first;
+
+		while (queues[rank].count--) {
+			struct shed_entry *entry = &shed->entries[number];
+			uint16_t next = entry->next;
+
+			append(shed, rank_of(shed, &shed->senders[entry->sender], entry->class),
+			       number);
+			number = next;
+		}
+	}
+}
+
 static void begin_window(struct shed *shed, uint64_t now_ms)
 {
 	uint32_t share = SHED_FIRST_SHARE;
@@ -64,109 +195,7 @@ static void begin_window(struct shed *shed, uint64_t now_ms)
 	shed->window_ms = now_ms;
 	for (int i = 0; i < SHED_SENDERS; i++)
 		memset(shed->senders[i].arrived, 0, sizeof(shed->senders[i].arrived));
-}
-
-/* Which of the senders. Keyed, so that nobody can choose whom to share counts with. */
-static uint16_t sender_of(const struct forward *forward, const struct forward_input *input,
-			  uint32_t index)
-{
-	const uint64_t *secret = forward->routes->secret;
-	uint64_t ip[2], hash;
-
-	memcpy(ip, input->source.ip, sizeof(ip));
-	hash = route_mix(ip[0] ^ secret[0], ip[1] ^ secret[1]);
-	hash ^= (uint64_t)index << 16 | wire_get16(input->source.port);
-	return route_mix(hash ^ secret[2], UINT64_C(0x9e3779b97f4a7c15)) % SHED_SENDERS;
-}
-
-static enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sender,
-			      enum wire_class class)
-{
-	static const uint8_t within[] = {
-		[WIRE_CONTROL] = SHED_CONTROL,
-		[WIRE_CRITICAL] = SHED_CRITICAL,
-		[WIRE_NORMAL] = SHED_NORMAL,
-		[WIRE_BULK] = SHED_BULK,
-	};
-	static const uint8_t over[] = {
-		[WIRE_CONTROL] = SHED_CRITICAL_OVER,
-		[WIRE_CRITICAL] = SHED_CRITICAL_OVER,
-		[WIRE_NORMAL] = SHED_NORMAL_OVER,
-		[WIRE_BULK] = SHED_BULK_OVER,
-	};
-
-	uint32_t share = class >= WIRE_CRITICAL ? SHED_CRITICAL_SHARES * shed->share : shed->share;
-
-	static const uint16_t ones[WIRE_CLASSES][WIRE_CLASSES] = {
-		[WIRE_CONTROL] = {1, 1, 1, 1},
-		[WIRE_CRITICAL] = {1, 1, 1},
-		[WIRE_NORMAL] = {1, 1},
-		[WIRE_BULK] = {1},
-	};
-	uint64_t arrived, more;
-
-	// all four at once: none overflows before the first does
-	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
-		memcpy(&arrived, sender->arrived, sizeof(arrived));
-		memcpy(&more, ones[class], sizeof(more));
-		arrived += more;
-		memcpy(sender->arrived, &arrived, sizeof(arrived));
-	}
-	if (sender->arrived[class] <= share && !sender->waiting[class])
-		return within[class];
-	return over[class];
-}
-
-static enum wire_class class_of(const struct forward_input *input)
-{
-	return input->record[1] >> WIRE_CLASS_SHIFT;
-}
-
-static bool is_over(enum shed_rank rank)
-{
-	return rank >= SHED_CRITICAL_OVER;
-}
-
-static void push(struct shed *shed, enum shed_rank rank, enum wire_class class, uint16_t sender,
-		 const struct forward_input *input)
-{
-	struct shed_queue *queue = &shed->queues[rank];
-	uint16_t number = shed->free;
-	struct shed_entry *entry = &shed->entries[number];
-
-	shed->free = entry->next;
-	entry->input = *input;
-	entry->sender = sender;
-	if (shed->occupied >> rank & 1)
-		shed->entries[queue->last].next = number;
-	else
-		queue->first = number;
-	queue->last = number;
-	queue->count++;
-	shed->occupied |= 1u << rank;
-	shed->count++;
-	// it is waited for when its turn comes, not before
-	for (unsigned int at = 64; at < least(input->length, PREFETCH); at += 64)
-		__builtin_prefetch(input->record + at, 1);
-	if (is_over(rank))
-		shed->senders[sender].waiting[class]++;
-}
-
-static void pop(struct shed *shed, enum shed_rank rank, struct forward_input *input)
-{
-	struct shed_queue *queue = &shed->queues[rank];
-	uint16_t number = queue->first;
-	struct shed_entry *entry = &shed->entries[number];
-
-	*input = entry->input;
-	queue->first = entry->next;
-	if (--queue->count == 0)
-		shed->occupied &= ~(1u << rank);
-	shed->count--;
-	entry->next = shed->free;
-	shed->free = number;
-	if (is_over(rank))
-		shed->senders[entry->sender].waiting[class_of(input)]--;
+	rank_anew(shed);
 }
 
 _Static_assert(DROP_RECORD_SHED_CONTROL - DROP_RECORD_SHED_BULK == WIRE_CONTROL - WIRE_BULK,
@@ -204,24 +233,16 @@ static void give_back(struct forward *forward, struct refused *refused)
 	forward->ops->release(forward->worker, refused->buffers, refused->count);
 }
 
-/* Whether there is room in this rank, if need be at the cost of a lower one. */
-static inline bool make_room(struct shed *shed, struct forward *forward, struct refused *refused,
-			     enum shed_rank rank, unsigned int reserved)
+/* Makes room for a record of this rank at the cost of a lower one, if there is one. */
+static inline bool displace(struct shed *shed, struct forward *forward, struct refused *refused,
+			    enum shed_rank rank, enum shed_rank lowest)
 {
-	unsigned int control = shed->queues[SHED_CONTROL].count;
-	struct forward_input oldest;
-	enum shed_rank lowest;
+	struct shed_entry *oldest;
 
-	if (rank == SHED_CONTROL)
-		return control < reserved && shed->count < SHED_BACKLOG;
-	// the reserve may have been another when what is there came
-	if (shed->count - control < SHED_BACKLOG - reserved && shed->count < SHED_BACKLOG)
-		return true;
-	lowest = 31 - (unsigned int)__builtin_clz(shed->occupied);
 	if (lowest <= rank)
 		return false;
-	pop(shed, lowest, &oldest);
-	refuse(forward, refused, &oldest, class_of(&oldest));
+	oldest = pop(shed, lowest);
+	refuse(forward, refused, &oldest->input, oldest->class);
 	return true;
 }
 
@@ -237,6 +258,11 @@ void shed_put(struct shed *shed, struct forward *forward, struct forward_input *
 		begin_window(shed, now_ms);
 	forward->now_ms = now_ms;
 	for (unsigned int i = 0; i < n; i++) {
+		unsigned int control = shed->queues[SHED_CONTROL].count;
+		// the reserve may have been another when what is there came
+		bool full = shed->count - control >= SHED_BACKLOG - reserved ||
+			    shed->count >= SHED_BACKLOG;
+		enum shed_rank lowest = full ? 31 - __builtin_clz(shed->occupied) : SHED_RANKS;
 		struct forward_input *input = &inputs[i];
 		struct wire_record header;
 		enum shed_rank rank;
@@ -246,9 +272,18 @@ void shed_put(struct shed *shed, struct forward *forward, struct forward_input *
 			forward_parse(forward, input, &header);
 			continue;
 		}
+		// all that waits is of higher classes: who sent it makes no difference
+		if (lowest < within[header.class]) {
+			refuse(forward, &refused, input, header.class);
+			continue;
+		}
 		sender = sender_of(forward, input, header.index);
 		rank = rank_of(shed, &shed->senders[sender], header.class);
-		if (make_room(shed, forward, &refused, rank, reserved))
+		if (rank == SHED_CONTROL)
+			full = control >= reserved || shed->count >= SHED_BACKLOG;
+		else if (full)
+			full = !displace(shed, forward, &refused, rank, lowest);
+		if (!full)
 			push(shed, rank, header.class, sender, input);
 		else
 			refuse(forward, &refused, input, header.class);
@@ -257,15 +292,30 @@ void shed_put(struct shed *shed, struct forward *forward, struct forward_input *
 		give_back(forward, &refused);
 }
 
+/* Moves up to `n` of a rank to `inputs`; returns how many. */
 static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_input *inputs,
 			 unsigned int n)
 {
-	n = least(n, shed->queues[rank].count);
+	struct shed_queue *queue = &shed->queues[rank];
+	unsigned int number = queue->first;
+	struct shed_entry *entry = NULL;
+
+	n = least(n, queue->count);
+	if (n == 0)
+		return 0;
 	for (unsigned int i = 0; i < n; i++) {
-		pop(shed, rank, &inputs[i]);
-		for (unsigned int at = 0; at < least(inputs[i].length, PREFETCH); at += 64)
-			__builtin_prefetch(inputs[i].record + at, 1);
+		entry = &shed->entries[number];
+		number = entry->next;
+		inputs[i] = entry->input;
+		fetch(&inputs[i], 0);
 	}
+	entry->next = shed->free;
+	shed->free = queue->first;
+	queue->first = (uint16_t)number;
+	queue->count -= n;
+	shed->count -= n;
+	if (queue->count == 0)
+		shed->occupied &= ~(1u << rank);
 	return n;
 }
 

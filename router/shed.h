@@ -11,8 +11,10 @@
  * window of some milliseconds. What goes beyond that ranks below all that doesn't; so claiming to
  * be critical gains nobody more than twice its share. Higher classes use up the share first. The
  * fair share is the one at which all senders' records of the last window, cut at it, are what the
- * worker handled in that time (max-min fairness). A sender's records of one class stay in order: as
- * long as some wait in a lower rank, those that follow go there too.
+ * worker handled in that time (max-min fairness). What exceeds
+ * it twice ranks lower still, since those who send little more than their share would otherwise
+ * lose to those who send much more. In a new window all that waits beyond a share is ranked anew,
+ * before what comes; so a sender's records of one class stay in order.
  *
  * Class control has a part of the backlog and of each burst to itself, and no more while others
  * wait.
@@ -41,18 +43,21 @@ enum shed_rank {
 	SHED_CRITICAL_OVER, // the sender's share
 	SHED_NORMAL_OVER,
 	SHED_BULK_OVER,
+	SHED_CRITICAL_FAR, // beyond twice the share
+	SHED_NORMAL_FAR,
+	SHED_BULK_FAR,
 	SHED_RANKS,
 };
 
 struct shed_sender {
 	uint16_t arrived[WIRE_CLASSES]; // in this window, of this class or a higher one
-	uint16_t waiting[WIRE_CLASSES]; // of this class, beyond the share
 };
 
 struct shed_entry {
 	struct forward_input input;
 	uint16_t next;
 	uint16_t sender;
+	uint8_t class;
 };
 
 struct shed_queue {

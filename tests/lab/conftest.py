@@ -143,6 +143,40 @@ def relay(request, house, driver, polling, threads):
             house.kill()
 
 
+@pytest.fixture
+def start(lab, house, federation, tmp_path):
+    """Starts a relay of the test's own, which it may change as it likes."""
+    relays = []
+
+    def start(**config):
+        house.stop()
+        relays.append(Relay(lab, federation, tmp_path, **config).start())
+        return relays[-1]
+    try:
+        yield start
+        for relay in relays:
+            relay.check()
+            relay.ledger()
+            relay.stop()
+    finally:
+        for relay in relays:
+            relay.kill()
+
+
+@pytest.fixture
+def enter(start, federation):
+    """Makes peers that have joined such a relay, and leave it in the end."""
+    peers = []
+
+    def enter(name, cluster="build"):
+        peers.append(Peer(federation.peer(name, cluster), federation.trust, CONTROL_V4).connect())
+        return peers[-1]
+    yield enter
+    for peer in peers:
+        peer.leave()
+        peer.close()
+
+
 clusters = itertools.count(1)
 
 

@@ -11,35 +11,15 @@ import time
 
 import pytest
 
-from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message, Peer
-from relay import CONTROL_V4, VIADUCT, Relay, eventually, yaml_text
+from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message
+from relay import VIADUCT, eventually, yaml_text
 
 SLOW = {"messages_per_second": 1, "burst": 30000}  # thirty, and then one a second
 
 
 @pytest.fixture
-def own(lab, house, federation, tmp_path):
-    house.stop()
-    relay = Relay(lab, federation, tmp_path).start()
-    try:
-        yield relay
-        relay.check()
-        relay.ledger()
-        relay.stop()
-    finally:
-        relay.kill()
-
-
-@pytest.fixture
-def join(federation):
-    peers = []
-
-    def join(name, cluster="build"):
-        peers.append(Peer(federation.peer(name, cluster), federation.trust, CONTROL_V4).connect())
-        return peers[-1]
-    yield join
-    for peer in peers:
-        peer.leave()
+def own(start):
+    return start()
 
 
 def limit(relay, **limits):
@@ -86,8 +66,8 @@ def limited(own, count, before):
     return eventually(done)
 
 
-def test_peer(own, join):
-    one, other, third = join("one"), join("other"), join("third")
+def test_peer(own, enter):
+    one, other, third = enter("one"), enter("other"), enter("third")
     assert limit(own, peer=SLOW)["ok"]
     before = own.drops()
     say(one, other, 100)
@@ -101,8 +81,8 @@ def test_peer(own, join):
     assert arrived(listen(other)[other]) == 25
 
 
-def test_bytes(own, join):
-    one, other = join("one"), join("other")
+def test_bytes(own, enter):
+    one, other = enter("one"), enter("other")
     # ten records of 1,056 bytes
     assert limit(own, peer={"bytes_per_second": 500, "burst": 21500})["ok"]
     before = own.drops()
@@ -111,8 +91,8 @@ def test_bytes(own, join):
     assert 10 <= arrived(listen(other)[other]) == 30 - messages - records < 20
 
 
-def test_cluster(own, join):
-    one, other, third = join("one", "red"), join("other", "red"), join("third", "blue")
+def test_cluster(own, enter):
+    one, other, third = enter("one", "red"), enter("other", "red"), enter("third", "blue")
     assert limit(own, clusters=[{"name": "red", **SLOW}])["ok"]
     before = own.drops()
     # together they have no more than one of them
@@ -126,8 +106,8 @@ def test_cluster(own, join):
     assert arrived(listen(one)[one]) == 60
 
 
-def test_reload(own, join):
-    one, other = join("one"), join("other")
+def test_reload(own, enter):
+    one, other = enter("one"), enter("other")
     for limits, free in (({"peer": SLOW}, False), ({"shed": "yes"}, True),
                          ({"peer": SLOW}, False),
                          ({"peer": {"messages_per_second": 100000}}, True)):
@@ -168,8 +148,8 @@ def overwhelm(own, count, send, seconds=0.6):
     eventually(lambda: own.drops().records["received"] >= before + count)
 
 
-def test_critical_survives(own, join):
-    one, other = join("one"), join("other")
+def test_critical_survives(own, enter):
+    one, other = enter("one"), enter("other")
     before = own.drops()
 
     def send():
@@ -191,9 +171,9 @@ def test_critical_survives(own, join):
     assert "shed_bulk" in drops(own)
 
 
-def test_flood_beside_others(own, join):
-    flooder, friend, reader = join("flooder"), join("friend"), join("reader")
-    others = [join(f"other{number}") for number in range(5)]
+def test_flood_beside_others(own, enter):
+    flooder, friend, reader = enter("flooder"), enter("friend"), enter("reader")
+    others = [enter(f"other{number}") for number in range(5)]
 
     def send():
         say(flooder, friend, 1600, kind=RESPONSE)
@@ -204,9 +184,9 @@ def test_flood_beside_others(own, join):
     assert own.ledger().records["dropped"]["shed_normal"] > 100
 
 
-def test_a_moment_without_a_core(own, join):
+def test_a_moment_without_a_core(own, enter):
     """What has piled up in it can be forwarded, so nothing of it is shed."""
-    one, other = join("one"), join("other")
+    one, other = enter("one"), enter("other")
     records = [one.seal([Message(SEND, other.identity.id, b"", number)], klass=BULK)
                for number in range(1600)]
     before = own.ledger()
@@ -221,9 +201,9 @@ def test_a_moment_without_a_core(own, join):
     assert messages["delivered"] >= 1600
 
 
-def test_no_shedding(own, join):
+def test_no_shedding(own, enter):
     """Then the ring is what overflows, whatever is in it."""
-    one, other = join("one"), join("other")
+    one, other = enter("one"), enter("other")
     assert limit(own, shed="no")["ok"]
     overwhelm(own, 1600, lambda: say(one, other, 1600, kind=RESPONSE, klass=BULK))
     assert own.ledger().records["dropped"]["shed_bulk"] == 0

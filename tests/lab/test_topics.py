@@ -180,33 +180,12 @@ def test_bad_requests(relay, join, topic):
 
 
 @pytest.fixture
-def small(lab, house, federation, tmp_path):
+def small(start):
     """A relay with low limits."""
-    house.stop()
-    relay = Relay(lab, federation, tmp_path, topics={
+    return start(topics={
         "max": 3, "members": 2, "per_peer": 2, "rate": 30, "publisher_rate": 20,
         "cluster_joins": "yes", "configured": [{"name": "news", "clusters": ["red", "green"]}],
-    }).start()
-    try:
-        yield relay
-        relay.check()
-        relay.ledger()
-        relay.stop()
-    finally:
-        relay.kill()
-
-
-@pytest.fixture
-def enter(small, federation):
-    made = []
-
-    def join(name, cluster="blue"):
-        made.append(Peer(federation.peer(name, cluster), federation.trust, CONTROL_V4).connect())
-        return made[-1]
-    yield join
-    for peer in made:
-        peer.leave()
-        peer.close()
+    })
 
 
 def test_limits(small, enter):

@@ -226,6 +226,24 @@ static void test_fair_share(void **state)
 	assert_int_equal(heard_of(o->f, peers[0]), 200);
 }
 
+/* When everybody sends more than there is time for, those who send much more gain nothing by it. */
+static void test_all_send_too_much(void **state)
+{
+	struct over *o = *state;
+	struct peer *peers[10];
+
+	make_peers(o, peers, 10);
+	// until the backlog is full of what is beyond the shares
+	for (int i = 0; i < 40; i++) {
+		fixture_clear(o->f);
+		window(o, peers, 9, 13, 130, WIRE_NORMAL, 100);
+	}
+	assert_true(shed(o, DROP_RECORD_SHED_NORMAL) > 0);
+	for (unsigned int i = 1; i < 10; i++)
+		assert_in_range(heard_of(o->f, peers[i]), 9, 13);
+	assert_true(heard_of(o->f, peers[0]) <= 13);
+}
+
 /* Marking everything critical gains no more than twice the share. */
 static void test_all_critical(void **state)
 {
@@ -407,17 +425,12 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(classes_in_order),
-		TEST(lowest_is_shed),
-		TEST(reserve_for_control),
-		TEST(fair_share),
-		TEST(all_critical),
-		TEST(share_by_class),
-		TEST(sender_stays_in_order),
-		TEST(others_in_its_name),
-		TEST(share_changes),
-		TEST(no_records),
-		TEST(strangers),
+		TEST(classes_in_order),    TEST(lowest_is_shed),
+		TEST(reserve_for_control), TEST(fair_share),
+		TEST(all_send_too_much),   TEST(all_critical),
+		TEST(share_by_class),      TEST(sender_stays_in_order),
+		TEST(others_in_its_name),  TEST(share_changes),
+		TEST(no_records),          TEST(strangers),
 		TEST(handed_over),
 	};
 
