@@ -5,7 +5,9 @@ First the worker, over in-memory ports, beside what its core could do at best (p
 how). Then viaductd, nats-server and mosquitto, the latter with TLS: one publisher and as many
 members, the same rate of publications, in the lab of perf/compare. CPU is all time in which the
 relay's core was not idle, in seconds per million copies delivered; medians over rounds in which the
-relays take turns. Built as build/perf/fanout.
+relays take turns. What peers receive is the work of their core, as it would be of a host of their
+own: veth sees to that only while TSO is off at the relay's end, and their NAPI thread goes before
+all else there. With --tso the relay's core does it, for whichever relay. Built as build/perf/fanout.
 
 Needs root, for network namespaces. Daemons that are missing are unpacked into build/compare.
 """
@@ -90,6 +92,10 @@ def beside_brokers(options):
     try:
         compare.install(CONTENDERS, work)
         lab.up(options.members + 1)
+        if not options.tso:
+            compare.run("ip", "netns", "exec", compare.RELAY, "ethtool", "-K", "relay0", "tso",
+                        "off")
+            lab.napi_first(True)
         for _ in range(options.rounds):
             for contender in CONTENDERS:
                 contender.results.append(measure(lab, contender, options))
@@ -134,6 +140,8 @@ def options_read():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker-seconds", type=int, default=10, metavar="S")
     parser.add_argument("--worker", action="store_true", help="only the worker alone")
+    parser.add_argument("--tso", action="store_true",
+                        help="leave it on: the relay's core does the peers' receiving")
     parser.add_argument("--relay-core", type=int, default=0, metavar="N")
     parser.add_argument("--client-core", type=int, default=1, metavar="N")
     return parser.parse_args()
