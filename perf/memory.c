@@ -152,10 +152,9 @@ static void make_ports(struct memory *memory, uint32_t buffers, struct nic *nic)
 {
 	struct rte_eth_conf conf = {0};
 
-	// as in viaductd
-	memory->pool =
-		rte_pktmbuf_pool_create_by_ops("buffers", buffers ? buffers : BUFFERS, 512, 0,
-					       RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY, "stack");
+	memory->pool = rte_pktmbuf_pool_create_by_ops("buffers", buffers ? buffers : BUFFERS, 512,
+						      0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY,
+						      buffers ? "stack" : NULL);
 	if (!memory->pool)
 		memory_fail("no memory for buffers");
 	memory->port.queue_count = memory->config.workers;
