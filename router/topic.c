@@ -204,7 +204,9 @@ struct batch {
 	uint64_t now_ms;
 	const struct topic_job *jobs[TOPIC_BATCH];
 	struct forward_text text; // of all of them
-	bool alike;               // all of one publisher
+	bool alike;               // all come from one slot, and cluster:
+	uint32_t from;
+	uint16_t cluster;
 };
 
 static uint16_t job_size(const struct topic_job *job)
@@ -237,7 +239,11 @@ static bool get_batch(struct topic_worker *worker, struct topic_queue *queue, st
 			break;
 		size += job_size(job);
 		batch->jobs[n] = job;
-		batch->alike &= job->from == batch->jobs[0]->from;
+		if (!n) {
+			batch->from = job->from;
+			batch->cluster = job->cluster;
+		}
+		batch->alike &= job->from == batch->from && job->cluster == batch->cluster;
 		number = job->next;
 	}
 	if (size > TOPIC_TEXTS - worker->texts_used)
@@ -261,17 +267,16 @@ static inline bool takes(const struct session *to, size_t size)
 	return to->header.length && size + WIRE_RECORD_OVERHEAD <= to->record_max;
 }
 
-static inline bool denies(const struct batch *batch, const struct topic_job *job,
-			  const struct session *to)
+static inline bool denies(const struct batch *batch, uint16_t cluster, const struct session *to)
 {
-	return batch->policy && !policy_allows(batch->policy, job->cluster, to->cluster);
+	return batch->policy && !policy_allows(batch->policy, cluster, to->cluster);
 }
 
 /* Whether a member gets all of a batch, as most do. */
 static inline bool is_plain(const struct batch *batch, const struct session *to, uint32_t slot)
 {
-	return batch->alike && to && slot != batch->jobs[0]->from && takes(to, batch->text.size) &&
-	       !denies(batch, batch->jobs[0], to);
+	return batch->alike && to && slot != batch->from && takes(to, batch->text.size) &&
+	       !denies(batch, batch->cluster, to);
 }
 
 /*
@@ -293,7 +298,7 @@ static bool __attribute__((noinline)) copy_some(struct forward *forward, const s
 
 		if (job->from == slot)
 			continue;
-		if (to && denies(batch, job, to)) {
+		if (to && denies(batch, job->cluster, to)) {
 			denied++;
 			continue;
 		}
