@@ -152,9 +152,10 @@ static void make_ports(struct memory *memory, uint32_t buffers, struct nic *nic)
 {
 	struct rte_eth_conf conf = {0};
 
-	memory->pool = rte_pktmbuf_pool_create_by_ops("buffers", buffers ? buffers : BUFFERS, 512,
-						      0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY,
-						      buffers ? "stack" : NULL);
+	// as in viaductd
+	memory->pool =
+		rte_pktmbuf_pool_create_by_ops("buffers", buffers ? buffers : BUFFERS, 512, 0,
+					       RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY, "stack");
 	if (!memory->pool)
 		memory_fail("no memory for buffers");
 	memory->port.queue_count = memory->config.workers;

@@ -26,12 +26,10 @@ struct memory_config {
 	const char *aead_device; // for cryptodev
 	unsigned int workers;
 	uint32_t sessions;
-	uint32_t slots;  // at least as many; those behind stand for the same sessions in turn
-	uint32_t groups; // slots behind those, for services and topics
-	// last in, first out, as viaductd's; 0: so many, in the order of return, that they are in
-	// no cache
-	uint32_t buffers;
-	struct nic *nic; // one a worker, zeroed: what its port is, instead of rings
+	uint32_t slots;   // at least as many; those behind stand for the same sessions in turn
+	uint32_t groups;  // slots behind those, for services and topics
+	uint32_t buffers; // 0: as many as there may be
+	struct nic *nic;  // one a worker, zeroed: what its port is, instead of rings
 };
 
 struct memory {
