@@ -31,12 +31,15 @@ bool bundles_join(struct bundles *bundles, const struct aead_job *record,
 		  const struct session_header *header, unsigned int *number)
 {
 	uint8_t *noted = newest(bundles, header);
-	struct bundle *bundle = &bundles->bundle[*noted];
 	uint32_t size = WIRE_BUNDLE_LENGTH + record->length;
+	struct bundle *bundle;
 
 	*number = *noted;
 	*noted = (uint8_t)bundles->count;
-	if (*number >= bundles->count || bundle->header->length != header->length ||
+	if (*number >= bundles->count)
+		return false;
+	bundle = &bundles->bundle[*number];
+	if (bundle->header->length != header->length ||
 	    memcmp(bundle->header->bytes, header->bytes, header->length) != 0)
 		return false;
 	size += bundle->length + (bundle->several ? 0 : WIRE_BUNDLE_HEADER + WIRE_BUNDLE_LENGTH);
