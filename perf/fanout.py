@@ -91,11 +91,8 @@ def beside_brokers(options):
     lab = compare.Lab(BUILD, work, options.relay_core, options.client_core)
     try:
         compare.install(CONTENDERS, work)
-        lab.up(options.members + 1)
-        if not options.tso:
-            compare.run("ip", "netns", "exec", compare.RELAY, "ethtool", "-K", "relay0", "tso",
-                        "off")
-            lab.napi_first(True)
+        lab.up(options.members + 1, options.tso)
+        lab.napi_first(not options.tso)
         for _ in range(options.rounds):
             for contender in CONTENDERS:
                 contender.results.append(measure(lab, contender, options))
