@@ -61,6 +61,7 @@ struct viaduct {
 	int received; // datagrams, in this viaduct_process()
 
 	LIST_HEAD(, viaduct_peer) peers;
+	unsigned int peer_count;      // of them
 	STAILQ_HEAD(, session) dirty; // with something to seal
 	STAILQ_HEAD(, flow) flows;    // with something to send
 	LIST_HEAD(, remote) remotes;

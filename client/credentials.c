@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 enum {
-	KEPT_MAX = 4096, // those that weren't used for longest go first; about 10 KB each
+	KEPT_MAX = 4096, // more than there are peers: for those that come again; about 10 KB each
 	BUCKETS = 256,
 };
 
@@ -27,7 +27,7 @@ struct kept {
 
 struct wallet {
 	LIST_HEAD(kept_list, kept) buckets[BUCKETS];
-	TAILQ_HEAD(, kept) ages; // the one used last is the last
+	TAILQ_HEAD(, kept) ages; // the one used last is the last, and the last to go
 	unsigned int count;
 };
 
@@ -192,7 +192,7 @@ int credentials_get(const struct credentials **credentials, struct viaduct *v,
 		kept_free(kept);
 		return ret;
 	}
-	if (wallet->count == KEPT_MAX)
+	while (wallet->count >= KEPT_MAX + v->peer_count)
 		kept_remove(wallet, TAILQ_FIRST(&wallet->ages));
 	LIST_INSERT_HEAD(bucket_of(wallet, certificate), kept, link);
 	TAILQ_INSERT_TAIL(&wallet->ages, kept, link_age);

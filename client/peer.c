@@ -146,6 +146,7 @@ int viaduct_peer_open(struct viaduct_peer **opened, struct viaduct *v,
 		goto out;
 	tickets_recall(peer);
 	LIST_INSERT_HEAD(&v->peers, peer, link_peers);
+	v->peer_count++;
 	peer->retry.fire = retry_due;
 	context_timer_in(v, &peer->retry, 0);
 	*opened = peer;
@@ -335,6 +336,7 @@ static void peer_detach(struct viaduct_peer *peer)
 	context_timer_stop(v, &peer->retry);
 	peer->state = PEER_CLOSED;
 	LIST_REMOVE(peer, link_peers);
+	v->peer_count--;
 	LIST_INSERT_HEAD(&v->closed, peer, link_peers);
 }
 
