@@ -363,14 +363,14 @@ static void take_datagram(struct flow *flow, uint8_t *data, size_t size)
 		take_record(flow, data, size);
 		return;
 	}
-	while (end < size) {
+	do {
 		end = wire_bundle_get(&begin, data, size, end);
 		if (!end) {
 			count_malformed(flow);
 			return;
 		}
 		take_record(flow, data + begin, end - begin);
-	}
+	} while (end < size);
 }
 
 /* The size of each datagram in a train of `length` bytes; the last may be smaller. */

@@ -1306,6 +1306,49 @@ static void bad_records_are_counted(void **state)
 	assert_int_equal(stats_of(peer).lost, 2); // what did not open, and what was another's
 }
 
+static size_t put_in_bundle(uint8_t *bundle, size_t at, struct stub_session *session, uint32_t tag)
+{
+	struct wire_id from = {{1}};
+	size_t size = stub_seal(session, bundle + at + WIRE_BUNDLE_LENGTH, WIRE_NORMAL, WIRE_SEND,
+				tag, &from, "x", 1);
+
+	wire_put16(bundle + at, (uint16_t)size);
+	return at + WIRE_BUNDLE_LENGTH + size;
+}
+
+/* Records of two peers that share a socket, and bundles that end too soon. */
+static void bundles_are_taken_apart(void **state)
+{
+	struct seen seen1, seen2;
+	struct viaduct_peer *one = join("peer-1", &seen1), *two = join("peer-2", &seen2);
+	uint8_t bundle[512] = {WIRE_BUNDLE, 0};
+	size_t size = WIRE_BUNDLE_HEADER, whole;
+
+	assert_non_null(strstr(stub->last_hello, "\"bundles\":true"));
+	size = put_in_bundle(bundle, size, session_of(one), 1);
+	size = put_in_bundle(bundle, size, session_of(two), 2);
+	whole = put_in_bundle(bundle, size, session_of(one), 3);
+	stub_transmit(stub, session_of(one), bundle, whole);
+	run_until(seen1.messages == 2 && seen2.messages == 1);
+	assert_true(seen1.arrived[1] && seen2.arrived[2] && seen1.arrived[3]);
+
+	// the first is good; the second says that it is longer, shorter than any, or nothing
+	size = put_in_bundle(bundle, WIRE_BUNDLE_HEADER, session_of(one), 4);
+	whole = put_in_bundle(bundle, size, session_of(two), 5);
+	stub_transmit(stub, session_of(one), bundle, whole - 1);
+	put_in_bundle(bundle, WIRE_BUNDLE_HEADER, session_of(one), 6);
+	wire_put16(bundle + size, WIRE_RECORD_MIN - 1);
+	stub_transmit(stub, session_of(one), bundle, whole);
+	put_in_bundle(bundle, WIRE_BUNDLE_HEADER, session_of(one), 7);
+	stub_transmit(stub, session_of(one), bundle, size + 1);
+	stub_transmit(stub, session_of(one), bundle, WIRE_BUNDLE_HEADER);
+	stub_transmit(stub, session_of(one), bundle, 1);
+	run_until(stats_of(one).malformed + stats_of(two).malformed == 5);
+	assert_true(seen1.arrived[4] && seen1.arrived[6] && seen1.arrived[7]);
+	assert_int_equal(seen1.messages, 5);
+	assert_int_equal(seen2.messages, 1);
+}
+
 static void data_port_is_missed(void **state)
 {
 	struct viaduct_config config;
@@ -1581,6 +1624,7 @@ int main(void)
 		client_test(closing_in_a_callback_is_fine),
 		client_test(renewed_certificates_are_used),
 		client_test(bad_records_are_counted),
+		client_test(bundles_are_taken_apart),
 		client_test(data_port_is_missed),
 		client_test(silent_relay_is_joined_again),
 		client_test(keepalive_keeps_alive),
