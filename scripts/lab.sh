@@ -40,6 +40,9 @@ network_up()
 	ip -n "$ns_peers" addr add fd77::2/64 dev peers0 nodad
 	ip -n "$ns_relay" link set relay0 up
 	ip -n "$ns_peers" link set peers0 up
+	# as a host's interface has one: veth holds 256 packets and drops what comes on top, unless a
+	# queue in front of it can be told to wait (since Linux 6.16)
+	tc -n "$ns_peers" qdisc add dev peers0 root pfifo limit 10000
 }
 
 network_down()
