@@ -64,11 +64,7 @@ static void seal_all(void *worker, struct aead_job *jobs, unsigned int n)
 static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
 		       unsigned int n)
 {
-	for (unsigned int i = 0; i < n; i++) {
-		if (texts[i])
-			memcpy(jobs[i].record + WIRE_RECORD_HEADER, texts[i],
-			       jobs[i].length - WIRE_RECORD_OVERHEAD);
-	}
+	aead_place_texts(jobs, texts, n);
 	seal_all(worker, jobs, n);
 }
 
