@@ -105,7 +105,7 @@ struct session {
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
-	// when sending to it: the next cache line, which only a VLAN tag before IPv6 leaves
+	// when sending to it: the next cache line, which IPv4's headers don't leave
 	struct session_header header __attribute__((aligned(64)));
 	// for records from it: the one after that
 	struct endpoint endpoint;
