@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import socket
 import threading
 import time
 
@@ -275,12 +274,7 @@ def neighbours(join):
 @pytest.fixture
 def watch(relay):
     """Gives the next event of a peer, or of an identity."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(5)
-    sock.connect(relay.admin_socket)
-    sock.sendall(b'{"cmd":"events"}\n')
-    file = sock.makefile()
-    assert json.loads(file.readline()) == {"ok": True}
+    file = relay.events()
 
     def next_of(peer):
         identity = getattr(peer, "identity", peer)
@@ -290,4 +284,3 @@ def watch(relay):
                 return event
     yield next_of
     file.close()
-    sock.close()

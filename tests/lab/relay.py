@@ -186,6 +186,17 @@ class Relay:
             with sock.makefile() as file:
                 return json.loads(file.readline())
 
+    def events(self, timeout=5):
+        """A file of what happens from now on, an event a line."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout)
+        sock.connect(self.admin_socket)
+        sock.sendall(b'{"cmd":"events"}\n')
+        file = sock.makefile()
+        sock.close()  # once the file is
+        assert json.loads(file.readline()) == {"ok": True}
+        return file
+
     def peers(self):
         return {peer["id"]: peer for peer in self.admin("peers")["peers"]}
 

@@ -78,19 +78,9 @@ def test_command(relay, make_peer, neighbours):
     assert process.returncode == 0
 
 
-def subscribe(relay):
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(10)
-    sock.connect(relay.admin_socket)
-    sock.sendall(b'{"cmd":"events"}\n')
-    file = sock.makefile()
-    assert json.loads(file.readline()) == {"ok": True}
-    return file
-
-
 def test_who_reads_too_slowly(relay, make_peer, neighbours):
     """Is told how much it has missed, when it has read what was kept for it; others get all."""
-    slow, good = subscribe(relay), subscribe(relay)
+    slow, good = relay.events(10), relay.events(10)
     over = threading.Event()
 
     def come_and_go(peer):
