@@ -132,6 +132,17 @@ static void kept_remove(struct wallet *wallet, struct kept *kept)
 	kept_free(kept);
 }
 
+/* Until there are `most` at most, those that weren't used for longest go. */
+static void wallet_trim(struct wallet *wallet, unsigned int most)
+{
+	struct kept *kept = TAILQ_FIRST(&wallet->ages), *next;
+
+	for (; wallet->count > most; kept = next) {
+		next = TAILQ_NEXT(kept, link_age);
+		kept_remove(wallet, kept);
+	}
+}
+
 static bool source_unchanged(const struct source *source)
 {
 	struct stat file;
@@ -192,8 +203,7 @@ int credentials_get(const struct credentials **credentials, struct viaduct *v,
 		kept_free(kept);
 		return ret;
 	}
-	while (wallet->count >= KEPT_MAX + v->peer_count)
-		kept_remove(wallet, TAILQ_FIRST(&wallet->ages));
+	wallet_trim(wallet, KEPT_MAX + v->peer_count - 1);
 	LIST_INSERT_HEAD(bucket_of(wallet, certificate), kept, link);
 	TAILQ_INSERT_TAIL(&wallet->ages, kept, link_age);
 	wallet->count++;
