@@ -94,11 +94,20 @@ static void live(struct gone *g, int report)
 		viaduct_wait(g->viaduct, -1);
 }
 
+static size_t count_routes(const struct gone *g)
+{
+	json_t *answer = relay_ask(&g->relay, "routes");
+	size_t count = json_array_size(json_object_get(answer, "routes"));
+
+	json_decref(answer);
+	return count;
+}
+
 /* Seconds until the first and the last of the routes are gone. */
 static void kill_and_wait(struct gone *g, double *first, double *last)
 {
 	uint64_t begin, deadline;
-	size_t left = g->peers;
+	size_t others = count_routes(g), left = g->peers;
 	int report[2];
 	pid_t process;
 	char byte;
@@ -118,14 +127,12 @@ static void kill_and_wait(struct gone *g, double *first, double *last)
 	waitpid(process, NULL, 0);
 	*first = *last = 0;
 	while (left && now_ns() < deadline) {
-		json_t *answer = relay_ask(&g->relay, "routes");
-		size_t routes = json_array_size(json_object_get(answer, "routes"));
+		size_t routes = count_routes(g) - others;
 
 		*last = (double)(now_ns() - begin) / 1e9;
 		if (left == g->peers && routes < left)
 			*first = *last;
 		left = routes;
-		json_decref(answer);
 		usleep(LOOK_US);
 	}
 	if (left)
