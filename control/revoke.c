@@ -103,6 +103,25 @@ static void answer_all(struct cds_list_head *list, const char *path, int result)
 	}
 }
 
+static void write_begin(struct revoke *revoke);
+
+static void write_end(struct revoke *revoke, int result)
+{
+	struct trust *trust = revoke->trust;
+
+	trust_set_free(&revoke->copy);
+	// what was said meanwhile isn't in it, nor is it the file that a reload has named meanwhile
+	trust->unsaved =
+		result || !cds_list_empty(&revoke->asked) || strcmp(revoke->path, trust->path) != 0;
+	if (result)
+		log_error("revocations not kept", "file=%s reason=%s", revoke->path,
+			  strerror(-result));
+	answer_all(&revoke->waiting, revoke->path, result);
+	// not before: who is answered may ask at once
+	trust->saving = false;
+	write_begin(revoke);
+}
+
 /* Begins to write for all who have asked, unless that is under way. */
 static void write_begin(struct revoke *revoke)
 {
@@ -115,32 +134,19 @@ static void write_begin(struct revoke *revoke)
 	CDS_INIT_LIST_HEAD(&revoke->asked);
 	memcpy(revoke->path, trust->path, sizeof(revoke->path));
 	revoke->work.data = revoke;
+	trust->saving = true;
 	result = trust_set_copy(&revoke->copy, &trust->revoked);
 	if (!result)
 		result = uv_queue_work(revoke->loop, &revoke->work, on_work, on_done);
-	trust->saving = result == 0;
-	if (result) {
-		trust_set_free(&revoke->copy);
-		answer_all(&revoke->waiting, revoke->path, result);
-	}
+	if (result)
+		write_end(revoke, result);
 }
 
 static void on_done(uv_work_t *work, int status)
 {
 	struct revoke *revoke = work->data;
-	struct trust *trust = revoke->trust;
-	int result = status ? status : revoke->result;
 
-	trust_set_free(&revoke->copy);
-	trust->saving = false;
-	// what was said meanwhile isn't in it, nor is it the file that a reload has named meanwhile
-	trust->unsaved =
-		result || !cds_list_empty(&revoke->asked) || strcmp(revoke->path, trust->path) != 0;
-	if (result)
-		log_error("revocations not kept", "file=%s reason=%s", revoke->path,
-			  strerror(-result));
-	answer_all(&revoke->waiting, revoke->path, result);
-	write_begin(revoke);
+	write_end(revoke, status ? status : revoke->result);
 }
 
 void revoke_start(struct revoke *revoke, struct trust *trust, struct members *members,
