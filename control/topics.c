@@ -23,7 +23,7 @@ struct answer {
 
 /* A cluster whose peers are all members. */
 struct topic_cluster {
-	char name[CONFIG_CLUSTER_MAX];
+	char name[CONFIG_CLUSTER_MAX]; // "": none
 	bool configured;
 	unsigned int wishes; // of peers that have joined for it
 };
@@ -38,7 +38,7 @@ struct topic_entry {
 	bool configured;
 	uint32_t *members; // slot << WHY_BITS | why, ascending
 	uint32_t count, room;
-	struct topic_cluster clusters[TOPIC_CLUSTERS];
+	struct topic_cluster clusters[TOPIC_CLUSTERS]; // which stay where they are
 	unsigned int cluster_count;
 	struct answer *answers;
 	uint32_t answer_count, answer_room;
@@ -50,7 +50,7 @@ struct topic_peer {
 	unsigned int room;
 	struct {
 		struct topic_entry *topic;
-		bool cluster; // for its whole cluster
+		struct topic_cluster *cluster; // its whole one, as it was then; NULL: alone
 	} wishes[];
 };
 
@@ -237,18 +237,18 @@ static struct topic_entry *topic_find(const struct members *members, const char 
 
 /* Clusters */
 
+/* The cluster's place; with the name "" a free one. NULL: there is none. */
 static struct topic_cluster *cluster_find(struct topic_entry *topic, const char *name)
 {
-	for (unsigned int i = 0; i < topic->cluster_count; i++) {
+	for (unsigned int i = 0; i < TOPIC_CLUSTERS; i++) {
 		if (strcmp(topic->clusters[i].name, name) == 0)
 			return &topic->clusters[i];
 	}
 	return NULL;
 }
 
-/* Calls add() or take() for all of a cluster that are here. */
-static void cluster_each(struct members *members, struct topic_entry *topic, const char *name,
-			 bool adding)
+/* Makes members of all of a cluster that are here. */
+static void cluster_gather(struct members *members, struct topic_entry *topic, const char *name)
 {
 	const struct roster_index *index = &members->roster.by_cluster;
 	unsigned int refused = 0;
@@ -257,14 +257,31 @@ static void cluster_each(struct members *members, struct topic_entry *topic, con
 	     at < index->count && strcmp(index->members[at]->cluster, name) == 0; at++) {
 		const struct member *member = index->members[at];
 
-		if (!adding)
-			take(&members->topics, topic, member->slot, CLUSTER);
-		else if (member->current)
+		if (member->current)
 			refused += add(&members->topics, topic, member->slot, CLUSTER) != 0;
 	}
 	if (refused)
 		log_warning("topic is full", "topic=%s cluster=%s refused=%u", topic->name, name,
 			    refused);
+}
+
+/* Ends it for those of no cluster that is there: also who has got another one meanwhile. */
+static void cluster_scatter(struct members *members, struct topic_entry *topic)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < topic->count; i++) {
+		uint32_t entry = topic->members[i];
+		const struct member *member = members->roster.by_slot[entry >> WHY_BITS];
+
+		if (!*member->cluster || !cluster_find(topic, member->cluster))
+			entry &= ~(uint32_t)CLUSTER;
+		if (entry & (WISH | CLUSTER))
+			topic->members[kept++] = entry;
+	}
+	if (kept != topic->count)
+		note_changed(&members->topics, topic);
+	topic->count = kept;
 }
 
 static bool cluster_fits(struct topic_entry *topic, const char *name)
@@ -281,12 +298,12 @@ static struct topic_cluster *cluster_add(struct members *members, struct topic_e
 
 	if (cluster)
 		return cluster;
-	cluster = &topic->clusters[topic->cluster_count++];
-	memset(cluster, 0, sizeof(*cluster));
+	cluster = cluster_find(topic, "");
+	topic->cluster_count++;
 	strcpy(cluster->name, name);
 	if (cds_list_empty(&topic->clustered))
 		cds_list_add_tail(&topic->clustered, &members->topics.clusters);
-	cluster_each(members, topic, name, true);
+	cluster_gather(members, topic, name);
 	return cluster;
 }
 
@@ -294,15 +311,12 @@ static struct topic_cluster *cluster_add(struct members *members, struct topic_e
 static void cluster_settle(struct members *members, struct topic_entry *topic,
 			   struct topic_cluster *cluster)
 {
-	char name[CONFIG_CLUSTER_MAX];
-
-	if (cluster->configured || cluster->wishes)
+	if (!*cluster->name || cluster->configured || cluster->wishes)
 		return;
-	strcpy(name, cluster->name);
-	*cluster = topic->clusters[--topic->cluster_count];
-	if (!topic->cluster_count)
+	*cluster->name = '\0';
+	if (!--topic->cluster_count)
 		cds_list_del_init(&topic->clustered);
-	cluster_each(members, topic, name, false);
+	cluster_scatter(members, topic);
 }
 
 /* Wishes */
@@ -339,10 +353,9 @@ static void wish_end(struct members *members, const struct member *member, int a
 {
 	struct topic_peer *peer = members->topics.peers[member->slot];
 	struct topic_entry *topic = peer->wishes[at].topic;
-	struct topic_cluster *cluster;
+	struct topic_cluster *cluster = peer->wishes[at].cluster;
 
-	if (peer->wishes[at].cluster) {
-		cluster = cluster_find(topic, member->cluster);
+	if (cluster) {
 		cluster->wishes--;
 		cluster_settle(members, topic, cluster);
 	}
@@ -417,13 +430,13 @@ static int wish(struct members *members, struct topic_entry *topic, const struct
 	if (at < 0) {
 		at = (int)peer->count++;
 		peer->wishes[at].topic = topic;
-		peer->wishes[at].cluster = false;
+		peer->wishes[at].cluster = NULL;
 	}
 	if (!for_cluster || peer->wishes[at].cluster)
 		return 0;
 	cluster = cluster_add(members, topic, member->cluster);
 	cluster->wishes++;
-	peer->wishes[at].cluster = true;
+	peer->wishes[at].cluster = cluster;
 	return 0;
 }
 
@@ -504,9 +517,9 @@ void topics_go(struct members *members, const struct member *member)
 		wish_end(members, member, (int)peer->count - 1);
 	free(peer);
 	members->topics.peers[member->slot] = NULL;
+	// of all, as its cluster may be another one by now
 	cds_list_for_each_entry_safe (topic, next, &members->topics.clusters, clustered) {
-		if (cluster_find(topic, member->cluster))
-			take(&members->topics, topic, member->slot, CLUSTER);
+		take(&members->topics, topic, member->slot, CLUSTER);
 	}
 }
 
@@ -561,7 +574,7 @@ static void configure_entry(struct members *members, struct topic_entry *topic,
 	set_limits(&members->topics, topic->published);
 	note_changed(&members->topics, topic);
 	// those that go make room for those that come
-	for (unsigned int i = topic->cluster_count; i-- > 0;) {
+	for (unsigned int i = 0; i < TOPIC_CLUSTERS; i++) {
 		topic->clusters[i].configured = names_cluster(config, topic->clusters[i].name);
 		cluster_settle(members, topic, &topic->clusters[i]);
 	}

@@ -161,10 +161,15 @@ static struct member_ask ask(struct society *society, const struct identity *ide
 
 int society_join(struct society *society, uint8_t number, struct member_grant *grant)
 {
-	const struct identity identity = society_identity(number);
+	struct identity identity = society_identity(number);
 	const struct endpoint remote = society_address(number, 50000);
 	const struct member_ask asked = ask(society, &identity, &remote);
 
+	if (society->cluster) {
+		strcpy(identity.cluster, society->cluster);
+		snprintf(identity.name, sizeof(identity.name), "spiffe://lab/%s/%u",
+			 society->cluster, number);
+	}
 	memset(grant, 0, sizeof(*grant));
 	return member_join(&society->members, &asked, society->now_ms, grant);
 }

@@ -24,6 +24,7 @@ struct society {
 	uint64_t now_ms;
 	int exporter_error;
 	struct wire_id relay;
+	const char *cluster; // of all who join; NULL: by their number
 	unsigned int said_count;
 	struct forward_command said[SOCIETY_SAID]; // payloads are NUL-terminated
 };

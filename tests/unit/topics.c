@@ -422,12 +422,51 @@ static void test_cluster_by_wish(void **state)
 	assert_string_equal(members_of(society, "a"), "1");
 }
 
+/* A key whose next certificate says another cluster: what it was a member of as one of the first
+ * ends with that session. */
+static void test_another_cluster(void **state)
+{
+	struct society *society = *state;
+	struct member_session *one = society_settle(society, 1),
+			      *three = society_settle(society, 3);
+	struct config_topics config = with_clusters("news", "odd", NULL);
+	struct member_grant grant;
+	struct forward_event event;
+
+	config.cluster_joins = 1;
+	assert_int_equal(topics_configure(&society->members, &config), 0);
+	ask(society, one, "join", "a", "odd");
+	tick(society);
+	expect_ok(society, one);
+	assert_string_equal(members_of(society, "a"), "1 3");
+	assert_string_equal(members_of(society, "news"), "1 3");
+
+	society->cluster = "new";
+	assert_int_equal(society_join(society, 1, &grant), 0);
+	event = society_event(FORWARD_EVENT_PATH, grant.index, society_address(1, 4000));
+	member_event(&society->members, &event, society->now_ms);
+	society->said_count = 0; // "replaced" and "path"
+	tick(society);
+	assert_string_equal(members_of(society, "a"), "no topic");
+	assert_string_equal(members_of(society, "news"), "3");
+	member_leave(&society->members, three, society->now_ms);
+	tick(society);
+	assert_string_equal(members_of(society, "news"), "");
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, society_end)
 	const struct CMUnitTest tests[] = {
-		TEST(by_wish), TEST(names),        TEST(limits),     TEST(a_million),
-		TEST(loop),    TEST(session_ends), TEST(by_cluster), TEST(cluster_by_wish),
+		TEST(by_wish),
+		TEST(names),
+		TEST(limits),
+		TEST(a_million),
+		TEST(loop),
+		TEST(session_ends),
+		TEST(by_cluster),
+		TEST(cluster_by_wish),
+		TEST(another_cluster),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
