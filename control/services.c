@@ -22,14 +22,14 @@ enum {
 struct named {
 	struct cds_list_head node;
 	char name[GROUPS_NAME_MAX + 1];
-	char cluster[CONFIG_CLUSTER_MAX]; // of those who are there; of no meaning if none is
-	bool configured;                  // stays, also without instances
-	bool quiet;                       // once it is removed: no worker sees it (reclaimer sets)
+	bool configured; // stays, also without instances
+	bool stale;      // workers see another one, for want of memory
+	bool quiet;      // once it is removed: no worker sees it (reclaimer sets)
 	uint32_t slot;
 	struct service_settings settings;
 	struct service *published;
 	struct service_state *state;
-	struct cds_list_head instances;
+	struct cds_list_head instances; // who was there first comes first
 	unsigned int count;
 	unsigned int kept; // registrations that are not freed
 	struct rcu_head rcu;
@@ -46,7 +46,8 @@ struct registration {
 	int policy_version;
 	uint64_t pinged_us;
 	uint64_t died_us;
-	bool quiet; // once it is gone: no worker finds it (reclaimer sets)
+	bool hidden; // from workers that look for it from now on
+	bool quiet;  // no worker has it any more (reclaimer sets)
 	struct rcu_head rcu;
 };
 
@@ -154,6 +155,7 @@ static int publish(struct services *services, struct named *named)
 {
 	struct service *service = make_service(services, named), *old = named->published;
 
+	named->stale = !service;
 	if (!service)
 		return -ENOMEM;
 	named->published = service;
@@ -228,6 +230,7 @@ failed:
 static void named_remove(struct services *services, struct named *named)
 {
 	groups_remove(&services->members->groups, named->slot);
+	named->stale = false;
 	call_rcu(&named->published->rcu, service_free);
 	cds_list_del(&named->node);
 	cds_list_add_tail(&named->node, &services->removed);
@@ -257,24 +260,34 @@ static unsigned int count_registrations(const struct member *member)
 }
 
 /* Takes a registration away; requests under way are answered at the next tick. */
-static void end_registration(struct services *services, struct registration *registration)
+static void take_out(struct services *services, struct registration *registration)
 {
-	struct named *named = registration->named;
-
 	cds_list_del(&registration->of_service);
 	cds_list_del(&registration->of_member);
-	named->count--;
+	registration->named->count--;
 	// workers that don't get to know of it find it dead
 	store(&registration->instance->dead, true);
 	store(&registration->instance->cut_us, UINT64_MAX);
 	registration->member = NULL;
 	cds_list_add_tail(&registration->of_service, &services->gone);
 	services->sweep_all = true;
+}
+
+/* What workers see after a change; for want of memory that is made up for later. */
+static void settle(struct services *services, struct named *named)
+{
 	if (!named->count && !named->configured)
 		named_remove(services, named);
 	else
 		publish(services, named);
-	call_rcu(&registration->rcu, registration_quiet);
+}
+
+static void end_registration(struct services *services, struct registration *registration)
+{
+	struct named *named = registration->named;
+
+	take_out(services, registration);
+	settle(services, named);
 }
 
 static const char *check_name(const char *name, const char **detail)
@@ -286,9 +299,21 @@ static const char *check_name(const char *name, const char **detail)
 	return groups_name_reserved(name) ? "reserved" : NULL;
 }
 
+/* The cluster that the name belongs to: of who was there first, `but` left out. NULL: nobody's. */
+static const char *holder(const struct named *named, const struct registration *but)
+{
+	const struct registration *registration;
+
+	cds_list_for_each_entry (registration, &named->instances, of_service) {
+		if (registration != but)
+			return registration->member->cluster;
+	}
+	return NULL;
+}
+
 /* Whether members of the cluster may register for it. */
-static bool may_register(const struct services *services, const char *name,
-			 const struct named *named, const char *cluster)
+static bool may_register(const struct services *services, const char *name, const char *holds,
+			 const char *cluster)
 {
 	const struct config_service *own = find_config(services->config, name);
 
@@ -299,7 +324,7 @@ static bool may_register(const struct services *services, const char *name,
 		}
 		return false;
 	}
-	return !named || !named->count || strcmp(named->cluster, cluster) == 0;
+	return !holds || strcmp(holds, cluster) == 0;
 }
 
 static int registration_new(struct services *services, struct named *named, struct member *member,
@@ -354,7 +379,8 @@ const char *services_register(struct services *services, struct member *member,
 		return "malformed";
 	named = find_named(services, asked->name);
 	*detail = "the name belongs to another cluster";
-	if (!may_register(services, asked->name, named, member->cluster))
+	if (!may_register(services, asked->name, named ? holder(named, NULL) : NULL,
+			  member->cluster))
 		return "taken";
 	registration = find_registration(member, asked->name);
 	if (!registration) {
@@ -383,7 +409,6 @@ const char *services_register(struct services *services, struct member *member,
 			named_remove(services, named);
 		return code;
 	}
-	snprintf(named->cluster, sizeof(named->cluster), "%s", member->cluster);
 	registration->weight = (uint16_t)asked->weight;
 	registration->policy_version = (int)asked->policy_version;
 	// for want of memory it is as before, and the peer asks again
@@ -404,24 +429,42 @@ const char *services_unregister(struct services *services, struct member *member
 	return code;
 }
 
+/* The region's number; a new one if need be, of which nobody is any more. REGIONS: there is none.
+ */
+static unsigned int region_number(struct services *services, const char *region)
+{
+	const struct roster_index *all = &services->members->roster.by_id;
+	bool used[REGIONS] = {true};
+	unsigned int number = 1;
+
+	while (number < services->region_count && strcmp(services->regions[number], region) != 0)
+		number++;
+	if (number == REGIONS) {
+		for (size_t i = 0; i < all->count; i++)
+			used[all->members[i]->region] = true;
+		for (number = 1; number < REGIONS && used[number];)
+			number++;
+	}
+	if (number == services->region_count)
+		services->region_count++;
+	if (number < REGIONS)
+		strcpy(services->regions[number], region);
+	return number;
+}
+
 const char *services_region(struct services *services, struct member *member, const char *region,
 			    const char **detail)
 {
 	struct registration *registration;
-	unsigned int number = 1;
+	unsigned int number;
 
 	*detail = "a region is a name like a service's, of at most 32 characters";
 	if (!groups_name_good(region) || strlen(region) > REGION_MAX)
 		return "name";
-	while (number < services->region_count && strcmp(services->regions[number], region) != 0)
-		number++;
+	number = region_number(services, region);
 	*detail = "the relay knows too many regions";
 	if (number == REGIONS)
 		return "limit";
-	if (number == services->region_count) {
-		strcpy(services->regions[number], region);
-		services->region_count++;
-	}
 	if (member->region == number)
 		return NULL;
 	member->region = (uint8_t)number;
@@ -439,7 +482,11 @@ void services_ended(struct services *services, struct member *member, bool repla
 
 	services->sweep_all = true;
 	cds_list_for_each_entry_safe (registration, next, &member->registrations, of_member) {
-		if (replaced)
+		const struct named *named = registration->named;
+
+		// it may have come back as one of another cluster
+		if (replaced && may_register(services, named->name, holder(named, registration),
+					     member->cluster))
 			store(&registration->instance->cut_us, services->now_us());
 		else
 			end_registration(services, registration);
@@ -517,6 +564,17 @@ static void check(struct services *services, struct registration *registration, 
 	}
 }
 
+/* Once no worker can find a registration any more, it is a question of time until none has it. */
+static void hide(struct services *services, struct registration *registration)
+{
+	struct named *named = registration->named;
+
+	if (registration->hidden || (named->stale && publish(services, named)))
+		return;
+	registration->hidden = true;
+	call_rcu(&registration->rcu, registration_quiet);
+}
+
 /* Frees what no worker can come by any more. */
 static void reap(struct services *services)
 {
@@ -529,6 +587,7 @@ static void reap(struct services *services)
 			!__atomic_load_n(&registration->instance->outstanding, __ATOMIC_ACQUIRE);
 
 		services->sweep_all |= !idle;
+		hide(services, registration);
 		if (!quiet || !idle)
 			continue;
 		cds_list_del(&registration->of_service);
@@ -570,6 +629,7 @@ void services_tick(struct services *services)
 
 void services_configure(struct services *services, const struct config_services *config)
 {
+	struct registration *registration, *next_registration;
 	struct named *named, *next;
 
 	services->config = config;
@@ -581,10 +641,18 @@ void services_configure(struct services *services, const struct config_services 
 	}
 	cds_list_for_each_entry_safe (named, next, &services->named, node) {
 		apply_settings(services, named);
-		if (!named->count && !named->configured)
-			named_remove(services, named);
-		else
-			publish(services, named);
+		// whose name it was before, if it is another's now
+		cds_list_for_each_entry_safe (registration, next_registration, &named->instances,
+					      of_service) {
+			if (!may_register(services, named->name, holder(named, NULL),
+					  registration->member->cluster)) {
+				log_info("unregistered", "id=%s name=%s service=%s",
+					 registration->member->text, registration->member->name,
+					 named->name);
+				take_out(services, registration);
+			}
+		}
+		settle(services, named);
 	}
 }
 
@@ -627,6 +695,7 @@ void services_free(struct services *services)
 	cds_list_for_each_entry_safe (named, next_named, &services->named, node) {
 		named_remove(services, named);
 	}
+	reap(services);
 	rcu_thread_offline();
 	rcu_barrier();
 	rcu_thread_online();
@@ -724,6 +793,7 @@ static json_t *named_json(const struct services *services, const struct named *n
 	json_t *instances = json_array(), *policies = json_object();
 	uint64_t now_us = services->now_us();
 	const struct registration *registration;
+	const char *cluster = holder(named, NULL);
 	char id[WIRE_ID_TEXT + 1];
 
 	cds_list_for_each_entry (registration, &named->instances, of_service) {
@@ -742,8 +812,8 @@ static json_t *named_json(const struct services *services, const struct named *n
 	}
 	wire_id_format(id, &named->state->id);
 	return json_pack("{ss ss ss so so so}", "name", named->name, "id", id, "cluster",
-			 named->count ? named->cluster : "", "settings", settings_json(named),
-			 "policies", policies, "instances", instances);
+			 cluster ? cluster : "", "settings", settings_json(named), "policies",
+			 policies, "instances", instances);
 }
 
 json_t *services_answer(const struct services *services)

@@ -21,7 +21,7 @@ static uint64_t now_us(void)
 static int set_up(void **state)
 {
 	static const uint8_t secret[16];
-	int result = society_begin(state);
+	int result = society_begin_many(state);
 
 	society = *state;
 	config = (struct config_services){
@@ -217,6 +217,43 @@ static void test_someone_elses_name(void **state)
 	assert_null(seen("b"));
 }
 
+/* Who no longer may be an instance isn't one: its requests end. */
+static void test_name_is_given_away(void **state)
+{
+	struct member_session *odd = society_settle(society, 1),
+			      *asker = society_settle(society, 2);
+
+	assert_null(enroll(odd, "a", 1));
+	request(asker, &seen("a")->members[0]);
+	config.names[0] =
+		(struct config_service){.name = "a", .clusters = {"even"}, .clusters_count = 1};
+	config.names_count = 1;
+	services_configure(services, &config);
+	assert_int_equal(seen("a")->count, 0);
+	pass(10);
+	assert_int_equal(said(asker), WIRE_ERROR | WIRE_REASON_INSTANCE_GONE);
+	assert_null(enroll(asker, "a", 1));
+}
+
+/* A key whose next certificate says another cluster. */
+static void test_another_cluster(void **state)
+{
+	struct member_session *one = society_settle(society, 1),
+			      *three = society_settle(society, 3);
+
+	assert_null(enroll(one, "a", 1));
+	assert_null(enroll(three, "a", 1));
+	assert_null(enroll(one, "b", 1));
+	society->cluster = "new";
+	one = come_back(1);
+	assert_int_equal(seen("a")->count, 1);
+	assert_string_equal(enroll(one, "a", 1), "taken");
+	// it was there alone, so there is nobody to take it away from
+	assert_int_equal(seen("b")->count, 1);
+	assert_string_equal(enroll(three, "b", 1), "taken");
+	assert_null(enroll(one, "b", 1));
+}
+
 static void test_limits(void **state)
 {
 	struct member_session *one = society_settle(society, 1), *two = society_settle(society, 2);
@@ -331,10 +368,10 @@ static void test_silent_instance(void **state)
 
 static void test_regions(void **state)
 {
-	struct member_session *one = society_settle(society, 1);
+	struct member_session *one = society_settle(society, 1), *two = society_settle(society, 2);
 	struct services_registration registration = {.name = "a", .region = "north", .weight = 1};
+	uint8_t region;
 	char name[16];
-	int told = 2;
 
 	assert_null(services_register(services, one->member, &registration, &detail));
 	assert_int_equal(seen("a")->members[0].region, 1);
@@ -345,15 +382,36 @@ static void test_regions(void **state)
 	assert_string_equal(services_region(services, one->member,
 					    "a-region-of-more-than-32-characters", &detail),
 			    "name");
-	for (; told < 1000; told++) {
+	assert_null(services_region(services, two->member, "south", &detail));
+	region = two->member->region;
+	// who says many doesn't use them up
+	for (int told = 0; told < 1000; told++) {
 		snprintf(name, sizeof(name), "r%d", told);
-		if (services_region(services, one->member, name, &detail))
-			break;
+		assert_null(services_region(services, one->member, name, &detail));
+		assert_int_not_equal(one->member->region, region);
 	}
-	assert_int_equal(told, 255); // 0 is none
-	assert_string_equal(services_region(services, one->member, name, &detail), "limit");
-	assert_null(services_region(services, one->member, "north", &detail));
-	assert_int_equal(seen("a")->members[0].region, 1);
+	assert_null(services_region(services, one->member, "south", &detail));
+	assert_int_equal(seen("a")->members[0].region, region);
+}
+
+/* As many as there are numbers, 0 being that of those who say nothing. */
+static void test_all_regions(void **state)
+{
+	struct member_session *session;
+	char name[16];
+
+	for (int number = 0; number < 256; number++) {
+		const char *code;
+
+		session = society_settle(society, (uint8_t)number);
+		snprintf(name, sizeof(name), "r%d", number);
+		code = services_region(services, session->member, name, &detail);
+		if (number < 255)
+			assert_null(code);
+		else
+			assert_string_equal(code, "limit");
+	}
+	assert_null(services_region(services, session->member, "r9", &detail));
 }
 
 static bool set(const char *question)
@@ -407,9 +465,17 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(registering), TEST(refusals),     TEST(someone_elses_name),
-		TEST(limits),      TEST(session_ends), TEST(silent_instance),
-		TEST(regions),     TEST(operator),
+		TEST(registering),
+		TEST(refusals),
+		TEST(someone_elses_name),
+		TEST(limits),
+		TEST(session_ends),
+		TEST(silent_instance),
+		TEST(regions),
+		TEST(all_regions),
+		TEST(operator),
+		TEST(name_is_given_away),
+		TEST(another_cluster),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,7 +13,7 @@
 
 enum {
 	SOCIETY_MAX = 8, // members
-	SOCIETY_MANY = 100,
+	SOCIETY_MANY = 256,
 	SOCIETY_GROUPS = 4,
 	SOCIETY_SAID = 64,
 };
