@@ -72,6 +72,11 @@ static void send_waiting(struct dispatch *dispatch)
 	}
 }
 
+bool dispatch_behind(void *arg)
+{
+	return dispatch_waiting(arg) > WAITING_MAX / 4;
+}
+
 unsigned int dispatch_waiting(const struct dispatch *dispatch)
 {
 	return dispatch->waiting_count;

@@ -24,6 +24,9 @@ void dispatch_stop(struct dispatch *dispatch);
 /* member_config's `send`; `arg` is the struct dispatch. What finds no room waits, some of it. */
 void dispatch_send(void *arg, const struct forward_command *command);
 
+/* member_config's `behind`: there is little room left for what waits. */
+bool dispatch_behind(void *arg);
+
 /* How many messages wait for room in a ring. */
 unsigned int dispatch_waiting(const struct dispatch *dispatch);
 

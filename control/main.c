@@ -273,6 +273,7 @@ static int members_start(struct viaductd *v)
 		.aead = v->aead,
 		.clusters = &v->clusters,
 		.send = dispatch_send,
+		.behind = dispatch_behind,
 	};
 	uint8_t secret[MEMBER_SECRET];
 	struct policy *policy;

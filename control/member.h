@@ -99,6 +99,9 @@ struct member_config {
 
 	/* Queues a message to a session. Copies it. */
 	void (*send)(void *arg, const struct forward_command *command);
+
+	/* Whether so much is queued that what can wait should; NULL: it never is. */
+	bool (*behind)(void *arg);
 	void *arg;
 
 	/* Is told what happens; NULL: nobody wants to know. */

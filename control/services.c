@@ -57,8 +57,8 @@ struct services {
 	unsigned int workers;
 	uint64_t (*now_us)(void);
 	struct service_requests *requests;
-	uint32_t swept; // bucket to go on with
-	bool sweep_all; // at the next tick
+	uint32_t swept;  // bucket to go on with
+	uint32_t urgent; // buckets from there on that can't wait for their turn
 	uint64_t checked_us;
 	struct cds_list_head named;
 	struct cds_list_head removed; // named that may not be freed yet
@@ -237,6 +237,12 @@ static void named_remove(struct services *services, struct named *named)
 	call_rcu(&named->rcu, named_quiet);
 }
 
+/* Has all requests looked at as soon as there is room to tell of them. */
+static void sweep_all(struct services *services)
+{
+	services->urgent = services->requests->mask + 1;
+}
+
 /* Registrations */
 
 static struct registration *find_registration(const struct member *member, const char *name)
@@ -270,7 +276,7 @@ static void take_out(struct services *services, struct registration *registratio
 	store(&registration->instance->cut_us, UINT64_MAX);
 	registration->member = NULL;
 	cds_list_add_tail(&registration->of_service, &services->gone);
-	services->sweep_all = true;
+	sweep_all(services);
 }
 
 /* What workers see after a change; for want of memory that is made up for later. */
@@ -480,7 +486,7 @@ void services_ended(struct services *services, struct member *member, bool repla
 {
 	struct registration *registration, *next;
 
-	services->sweep_all = true;
+	sweep_all(services);
 	cds_list_for_each_entry_safe (registration, next, &member->registrations, of_member) {
 		const struct named *named = registration->named;
 
@@ -517,14 +523,18 @@ static void tell_overdue(void *arg, const struct service_overdue *overdue)
 
 static void sweep(struct services *services, uint64_t now_us)
 {
+	const struct member_config *config = &services->members->config;
 	uint32_t buckets = services->requests->mask + 1, count = buckets / SWEEP_TURNS + 1;
 
-	if (services->sweep_all)
-		count = buckets;
-	services->sweep_all = false;
-	service_sweep(services->requests, services->members->sessions, services->swept, count,
-		      now_us, tell_overdue, services);
-	services->swept = (services->swept + count) % buckets;
+	if (services->urgent > count)
+		count = services->urgent;
+	// each is told, if not now
+	for (; count && !(config->behind && config->behind(config->arg)); count--) {
+		service_sweep(services->requests, services->members->sessions, services->swept, 1,
+			      now_us, tell_overdue, services);
+		services->swept = (services->swept + 1) % buckets;
+		services->urgent -= services->urgent > 0;
+	}
 }
 
 /* Whether an instance answers pings, if it doesn't answer requests. */
@@ -547,7 +557,7 @@ static void check(struct services *services, struct registration *registration, 
 		store(&instance->dead, true);
 		store(&instance->cut_us, now_us);
 		registration->died_us = now_us;
-		services->sweep_all = true;
+		sweep_all(services);
 	} else if (instance->dead && idle_us < now_us - registration->died_us) {
 		log_info("instance back", "id=%s name=%s service=%s", registration->member->text,
 			 registration->member->name, registration->named->name);
@@ -586,7 +596,8 @@ static void reap(struct services *services)
 		bool idle =
 			!__atomic_load_n(&registration->instance->outstanding, __ATOMIC_ACQUIRE);
 
-		services->sweep_all |= !idle;
+		if (!idle)
+			sweep_all(services);
 		hide(services, registration);
 		if (!quiet || !idle)
 			continue;

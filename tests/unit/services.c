@@ -6,7 +6,7 @@
 
 #include "services.h"
 
-enum { PEER_SERVICES = 3, TAG = 9, SILENT_MS = 1000, TIMEOUT_MS = 5000 };
+enum { PEER_SERVICES = 3, PEER_REQUESTS = 24, TAG = 9, SILENT_MS = 1000, TIMEOUT_MS = 5000 };
 
 static struct society *society;
 static struct services *services;
@@ -26,7 +26,7 @@ static int set_up(void **state)
 	society = *state;
 	config = (struct config_services){
 		.requests = 64,
-		.peer_requests = 8,
+		.peer_requests = PEER_REQUESTS,
 		.peer_services = PEER_SERVICES,
 		.policy = SERVICE_LEAST_OUTSTANDING + 1,
 		.slow_start = 100,
@@ -366,6 +366,36 @@ static void test_silent_instance(void **state)
 	society->said_count = 0;
 }
 
+static bool behind(void *arg)
+{
+	return society->said_count > 0;
+}
+
+/* More requests end at once than can be told at once: each is told in the end. */
+static void test_many_end(void **state)
+{
+	struct member_session *one = society_settle(society, 1),
+			      *asker = society_settle(society, 2);
+	const struct service_member *member;
+	unsigned int told = 0;
+
+	society->members.config.behind = behind;
+	assert_null(enroll(one, "a", 1));
+	member = &seen("a")->members[0];
+	for (uint32_t tag = 0; tag < PEER_REQUESTS; tag++)
+		assert_non_null(service_enter(
+			services_requests(services), society_find(society, asker->index), tag,
+			WIRE_NORMAL, member->instance, SERVICE_LEAST_OUTSTANDING, now_us()));
+	member_leave(&society->members, one, society->now_ms);
+	for (int i = 0; i < 100; i++) {
+		pass(10);
+		assert_true(society->said_count <= SERVICE_BUCKET);
+		for (; society->said_count; told++)
+			assert_int_equal(said(asker), WIRE_ERROR | WIRE_REASON_INSTANCE_GONE);
+	}
+	assert_int_equal(told, PEER_REQUESTS);
+}
+
 static void test_regions(void **state)
 {
 	struct member_session *one = society_settle(society, 1), *two = society_settle(society, 2);
@@ -465,17 +495,12 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(registering),
-		TEST(refusals),
-		TEST(someone_elses_name),
-		TEST(limits),
-		TEST(session_ends),
-		TEST(silent_instance),
-		TEST(regions),
-		TEST(all_regions),
-		TEST(operator),
-		TEST(name_is_given_away),
-		TEST(another_cluster),
+		TEST(registering),        TEST(refusals),
+		TEST(someone_elses_name), TEST(limits),
+		TEST(session_ends),       TEST(silent_instance),
+		TEST(many_end),           TEST(regions),
+		TEST(all_regions),        TEST(operator),
+		TEST(name_is_given_away), TEST(another_cluster),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
