@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import subprocess
 import threading
 import time
 
@@ -64,12 +65,8 @@ class House:
             self.stop()
         if not self.relay:
             assert os.path.exists(VIADUCTD), f"{VIADUCTD} isn't built"
-            relay = Relay(lab, self.federation, self.directories.mktemp("relay"), **sections)
-            try:
-                self.relay = relay.start()
-            except BaseException:
-                relay.kill()
-                raise
+            self.relay = Relay(lab, self.federation, self.directories.mktemp("relay"),
+                               **sections).start()
             self.wanted = (queues, sections)
         return self.relay
 
@@ -143,37 +140,44 @@ def relay(request, house, driver, polling, threads):
 
 
 @pytest.fixture
-def start(lab, house, federation, tmp_path):
-    """Starts a relay of the test's own, which it may change as it likes."""
-    relays = []
+def make_relay(request, lab, house, federation, tmp_path):
+    """Makes relays of the test's own, which don't run yet; it may do with them what it likes.
 
-    def start(**config):
-        house.stop()
-        relays.append(Relay(lab, federation, tmp_path, **config).start())
-        return relays[-1]
+    A module whose tests all want one has its own `relay`, made by this; peers come as ever."""
+    house.stop()
+    made = []
+
+    def make(**options):
+        made.append(Relay(lab, federation, tmp_path, **options))
+        return made[-1]
+    yield make
+    running = [relay for relay in made if relay.process]
     try:
-        yield start
-        for relay in relays:
+        for relay in running:
             relay.check()
             relay.ledger()
             relay.stop()
+    except BaseException:
+        request.node.failed = True
+        raise
     finally:
-        for relay in relays:
+        for relay in running:
+            if getattr(request.node, "failed", False):
+                print(relay.log())
             relay.kill()
 
 
 @pytest.fixture
-def enter(start, federation):
-    """Makes peers that have joined such a relay, and leave it in the end."""
-    peers = []
+def small_disk(tmp_path):
+    """Gives a folder that has room for so many bytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
 
-    def enter(name, cluster="build"):
-        peers.append(Peer(federation.peer(name, cluster), federation.trust, CONTROL_V4).connect())
-        return peers[-1]
-    yield enter
-    for peer in peers:
-        peer.leave()
-        peer.close()
+    def mount(size):
+        subprocess.run(("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder), check=True)
+        return folder
+    yield mount
+    subprocess.run(("umount", "-l", folder), check=True)
 
 
 clusters = itertools.count(1)
@@ -198,7 +202,7 @@ def make_peer(relay, federation, identities):
         return peer
     yield make
     for peer in made:
-        if peer.path and relay.peers().get(peer.identity.text, {}).get("index") == peer.index:
+        if peer.path and relay.process and relay.peers().get(peer.identity.text, {}).get("index") == peer.index:
             peer.leave()
         peer.close()
 

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from OpenSSL import SSL
 
 ALPN = b"viaduct/1"
+HELLO = b'{"viaduct": 1, "ciphers": ["aes-256-gcm"]}\n'  # the least that there is to say
 EXPORT_DATA = b"EXPORTER-viaduct-data"
 EXPORT_REKEY = b"EXPORTER-viaduct-rekey"
 EXPORT_BINDING = b"EXPORTER-Channel-Binding"

@@ -1,6 +1,5 @@
 """The real viaductd, run in the relay's namespace of a lab."""
 
-import copy
 import json
 import os
 import re
@@ -44,7 +43,7 @@ def yaml_text(config):
     """JSON's values are YAML's."""
     return "".join(f"{section}:\n" + "".join(f"  {key}: {json.dumps(value)}\n"
                                              for key, value in fields.items())
-                   for section, fields in config.items())
+                   for section, fields in config.items() if fields)
 
 
 def default_config(federation, directory):
@@ -96,21 +95,25 @@ class Ledger:
 
 
 class Relay:
-    def __init__(self, lab, federation, directory, **sections):
-        """`sections` go over the default configuration, field by field; None takes one out."""
+    def __init__(self, lab, federation, directory, environment=None, **sections):
+        """`sections` go over the default configuration as in configure()."""
         self.lab = lab
         self.directory = str(directory)
         os.makedirs(self.directory, exist_ok=True)
-        self.config = copy.deepcopy(default_config(federation, self.directory))
-        for section, fields in sections.items():
-            self.config.setdefault(section, {}).update(fields)
-            self.config[section] = {key: value for key, value in self.config[section].items()
-                                    if value is not None}
+        self.config = default_config(federation, self.directory)
         self.file = os.path.join(self.directory, "viaductd.yaml")
         self.log_file = os.path.join(self.directory, "viaductd.log")
-        self.admin_socket = self.config["control"]["admin"]
         self.process = None
-        self.environment = ENVIRONMENT
+        self.environment = {**ENVIRONMENT, **(environment or {})}
+        self.configure(**sections)
+        self.admin_socket = self.config["control"]["admin"]
+
+    def configure(self, **sections):
+        """Writes its file, changed in these sections field by field; None takes a field out."""
+        for section, fields in sections.items():
+            fields = {**self.config.get(section, {}), **fields}
+            self.config[section] = {key: value for key, value in fields.items()
+                                    if value is not None}
         with open(self.file, "w") as file:
             file.write(yaml_text(self.config))
 
@@ -126,7 +129,11 @@ class Relay:
         def ready():
             assert self.process.poll() is None, f"viaductd ended:\n{self.log(begin)}"
             return re.search(r"\bmsg=ready\b", self.log(begin))
-        eventually(ready, 30, lambda: f"viaductd isn't ready:\n{self.log(begin)}")
+        try:
+            eventually(ready, 30, lambda: f"viaductd isn't ready:\n{self.log(begin)}")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def stop(self):
@@ -185,6 +192,11 @@ class Relay:
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile() as file:
                 return json.loads(file.readline())
+
+    def viaduct(self, *arguments):
+        """Runs the tool as an operator does."""
+        return subprocess.run((VIADUCT, *arguments, "--socket", self.admin_socket),
+                              capture_output=True, text=True, timeout=10)
 
     def events(self, timeout=5):
         """A file of what happens from now on, an event a line."""

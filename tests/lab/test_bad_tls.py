@@ -1,6 +1,5 @@
 """Who has no business here is refused: by TLS itself, or by name, and in one line of log."""
 
-import json
 import re
 import socket
 
@@ -8,12 +7,10 @@ import pytest
 from OpenSSL import SSL
 
 from federation import CLIENT, SERVER, Federation
-from peer import Connection
+from peer import HELLO, Connection
 from relay import CONTROL_V4, eventually
 
 pytestmark = pytest.mark.parametrize("threads", [0, 2])
-
-HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
 
 
 def talk(federation, identity, **options):

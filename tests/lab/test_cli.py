@@ -10,7 +10,7 @@ import pytest
 from federation import Federation
 from netns import PEERS_INTERFACE, run
 from peer import BULK, REQUEST, RESPONSE, SEND, Identity, Peer
-from relay import CONTROL_V4, CONTROL_V6, PORT, VIADUCT, Relay, eventually
+from relay import CONTROL_V4, CONTROL_V6, PORT, VIADUCT, eventually
 
 COMMANDS = ["ping", "send", "listen", "request", "reply", "watch", "status", "peers", "routes", "drops",
             "cert"]
@@ -318,18 +318,12 @@ def test_cert(pki, maker):
                     f"{pki}/carol.pem", f"{pki}/relay.pem"), check=True, capture_output=True)
 
 
-def test_a_relay_with_such_certificates(pki, house, lab, federation, maker):
-    house.stop()
-    relay = Relay(lab, federation, pki, tls={
-        "certificate": f"{pki}/relay.pem", "key": f"{pki}/relay.key", "ca": f"{pki}/ca.pem"})
-    relay.start()
-    try:
-        with Peer(identity(pki, "carol"), f"{pki}/ca.pem", CONTROL_V4).connect() as carol:
-            maker.run("cert", "issue", pki, "dave")
-            maker.environment |= {"VIADUCT_CA": f"{pki}/ca.pem",
-                                  "VIADUCT_CERT": f"{pki}/dave.pem",
-                                  "VIADUCT_KEY": f"{pki}/dave.key"}
-            maker.run("send", "people/carol", "hi")
-            carol.wait(lambda message: message.payload == b"hi")
-    finally:
-        relay.stop()
+def test_a_relay_with_such_certificates(pki, make_relay, maker):
+    make_relay(tls={"certificate": f"{pki}/relay.pem", "key": f"{pki}/relay.key",
+                    "ca": f"{pki}/ca.pem"}).start()
+    with Peer(identity(pki, "carol"), f"{pki}/ca.pem", CONTROL_V4).connect() as carol:
+        maker.run("cert", "issue", pki, "dave")
+        maker.environment |= {"VIADUCT_CA": f"{pki}/ca.pem", "VIADUCT_CERT": f"{pki}/dave.pem",
+                              "VIADUCT_KEY": f"{pki}/dave.key"}
+        maker.run("send", "people/carol", "hi")
+        carol.wait(lambda message: message.payload == b"hi")

@@ -12,21 +12,7 @@ import tempfile
 import pytest
 
 from netns import RELAY_V4
-from relay import ENVIRONMENT, PORT, VIADUCTD, Relay, eventually
-
-
-@pytest.fixture
-def make(house, lab, federation, tmp_path):
-    """Makes a relay that doesn't run yet, while no other does."""
-    house.stop()
-    made = []
-
-    def make(**sections):
-        made.append(Relay(lab, federation, tmp_path, **sections))
-        return made[-1]
-    yield make
-    for relay in made:
-        relay.stop()
+from relay import ENVIRONMENT, PORT, VIADUCTD, eventually
 
 
 def viaductd(relay, *arguments, wrapper=()):
@@ -43,8 +29,8 @@ def complaint(done):
     return lines[-1]
 
 
-def test_check_good_file(make):
-    relay = make()
+def test_check_good_file(make_relay):
+    relay = make_relay()
     assert viaductd(relay, "--check", "-c", relay.file).returncode == 0
 
 
@@ -57,8 +43,8 @@ ALL = {
 }
 
 
-def test_every_field(make):
-    relay = make(**ALL)
+def test_every_field(make_relay):
+    relay = make_relay(**ALL)
     done = viaductd(relay, "--check", "-c", relay.file)
     assert done.returncode == 0, done.stderr
 
@@ -118,50 +104,50 @@ def place(file, section, field):
 
 @pytest.mark.parametrize("section, field, value, words", WRONG,
                          ids=[f"{w[0]}-{w[1]}-{json.dumps(w[2])[:20]}" for w in WRONG])
-def test_wrong_value(make, section, field, value, words):
-    relay = make(**{section: {field: value}})
+def test_wrong_value(make_relay, section, field, value, words):
+    relay = make_relay(**{section: {field: value}})
     said = complaint(viaductd(relay, "--check", "-c", relay.file))
     assert f"{relay.file}:{place(relay.file, section, field)}:" in said
     assert f"{section}.{field}" in said
     assert re.search(words, said), said
 
 
-def test_expiry_shorter_than_keepalive(make):
-    relay = make(session={"keepalive": 20, "expiry": 10})
+def test_expiry_shorter_than_keepalive(make_relay):
+    relay = make_relay(session={"keepalive": 20, "expiry": 10})
     assert re.search("keepalive", complaint(viaductd(relay, "--check", "-c", relay.file)))
 
 
 @pytest.mark.parametrize("text", ["tls: {", "a: b: c\n", "\t- x\n", "data:\n  port: 1\n bad\n",
                                   "[]\n", "nonsense:\n  x: 1\n"])
-def test_no_yaml(make, text):
-    relay = make()
+def test_no_yaml(make_relay, text):
+    relay = make_relay()
     with open(relay.file, "w") as file:
         file.write(text)
     said = complaint(viaductd(relay, "--check", "-c", relay.file))
     assert re.search(re.escape(relay.file) + r":\d+:", said), said
 
 
-def test_same_field_twice(make):
-    relay = make()
+def test_same_field_twice(make_relay):
+    relay = make_relay()
     with open(relay.file, "a") as file:
         file.write("log:\n  level: info\n")
     assert "log" in complaint(viaductd(relay, "--check", "-c", relay.file))
 
 
-def test_empty_file(make):
-    relay = make()
+def test_empty_file(make_relay):
+    relay = make_relay()
     open(relay.file, "w").close()
     assert relay.file in complaint(viaductd(relay, "--check", "-c", relay.file))
 
 
-def test_no_file(make):
-    relay = make()
+def test_no_file(make_relay):
+    relay = make_relay()
     said = complaint(viaductd(relay, "--check", "-c", relay.file + ".old"))
     assert relay.file + ".old" in said and re.search("[Nn]o such file", said)
 
 
-def test_usage(make):
-    relay = make()
+def test_usage(make_relay):
+    relay = make_relay()
     assert "-c" in viaductd(relay, "--help").stdout
     assert viaductd(relay).returncode > 0
     assert viaductd(relay, "--fly").returncode > 0
@@ -175,31 +161,31 @@ def starts_not(relay, *words, wrapper=()):
     return said
 
 
-def test_no_such_interface(make):
-    starts_not(make(data={"interface": "nowhere0"}), "nowhere0")
+def test_no_such_interface(make_relay):
+    starts_not(make_relay(data={"interface": "nowhere0"}), "nowhere0")
 
 
-def test_certificate_missing(make, tmp_path):
-    starts_not(make(tls={"certificate": str(tmp_path / "none.pem")}), "none.pem")
+def test_certificate_missing(make_relay, tmp_path):
+    starts_not(make_relay(tls={"certificate": str(tmp_path / "none.pem")}), "none.pem")
 
 
-def test_certificate_is_none(make, tmp_path):
+def test_certificate_is_none(make_relay, tmp_path):
     (tmp_path / "bad.pem").write_text("nonsense")
-    starts_not(make(tls={"ca": str(tmp_path / "bad.pem")}), "bad.pem")
+    starts_not(make_relay(tls={"ca": str(tmp_path / "bad.pem")}), "bad.pem")
 
 
-def test_key_of_another_certificate(make, federation):
-    starts_not(make(tls={"key": federation.peer("alice").key}), "key")
+def test_key_of_another_certificate(make_relay, federation):
+    starts_not(make_relay(tls={"key": federation.peer("alice").key}), "key")
 
 
-def test_certificate_of_a_peer(make, federation):
+def test_certificate_of_a_peer(make_relay, federation):
     peer = federation.peer("alice")
-    starts_not(make(tls={"certificate": peer.certificate, "key": peer.key}),
+    starts_not(make_relay(tls={"certificate": peer.certificate, "key": peer.key}),
                re.escape(peer.certificate), "relay|serverAuth|purpose")
 
 
-def test_control_address_of_another_host(make):
-    starts_not(make(control={"listen": ["10.99.0.1:7740"]}), r"10\.99\.0\.1:7740")
+def test_control_address_of_another_host(make_relay):
+    starts_not(make_relay(control={"listen": ["10.99.0.1:7740"]}), r"10\.99\.0\.1:7740")
 
 
 IN_USE = """
@@ -214,8 +200,8 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_DGRAM"])
-def test_address_in_use(make, kind):
-    relay = make()
+def test_address_in_use(make_relay, kind):
+    relay = make_relay()
     other = subprocess.Popen(
         relay.lab.relay_command(sys.executable, "-c", IN_USE, kind, RELAY_V4, str(PORT)),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -226,30 +212,30 @@ def test_address_in_use(make, kind):
         other.communicate()
 
 
-def test_started_twice(make):
+def test_started_twice(make_relay):
     """The second says so, and the first goes on."""
-    relay = make().start()
+    relay = make_relay().start()
     starts_not(relay, "in use|running")
     relay.check()
     assert relay.admin("status")["ok"]
 
 
-def test_stale_admin_socket(make):
+def test_stale_admin_socket(make_relay):
     """What a killed viaductd left behind is no obstacle."""
-    relay = make()
+    relay = make_relay()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(relay.admin_socket)
     relay.start()
     assert relay.admin("status")["ok"]
 
 
-def test_admin_socket_in_no_directory(make, tmp_path):
-    starts_not(make(control={"admin": str(tmp_path / "none" / "sock")}), "none/sock")
+def test_admin_socket_in_no_directory(make_relay, tmp_path):
+    starts_not(make_relay(control={"admin": str(tmp_path / "none" / "sock")}), "none/sock")
 
 
-def test_no_permission(make, federation):
+def test_no_permission(make_relay, federation):
     """Not as root: one sentence, not a page of DPDK's."""
-    relay = make()
+    relay = make_relay()
     with tempfile.TemporaryDirectory() as public:
         os.chmod(public, 0o755)
         for section, field in ("tls", "certificate"), ("tls", "key"), ("tls", "ca"):
@@ -266,15 +252,15 @@ def test_no_permission(make, federation):
     assert re.search("root|CAP_|permi", complaint(done)), done.stderr
 
 
-def test_auto_says_which_driver(make):
-    relay = make(data={"driver": "auto"}).start()
+def test_auto_says_which_driver(make_relay):
+    relay = make_relay(data={"driver": "auto"}).start()
     assert relay.admin("status")["driver"] == "af_xdp"
     assert [line for line in relay.log_lines() if "af_xdp" in str(line)]
 
 
-def test_auto_without_xdp(make):
+def test_auto_without_xdp(make_relay):
     """Without the right to load programs it takes the next driver, and says why."""
-    relay = make(data={"driver": "auto"})
+    relay = make_relay(data={"driver": "auto"})
     relay.lab = WithoutXdp(relay.lab)
     relay.start()
     assert relay.admin("status")["driver"] == "af_packet"
@@ -292,22 +278,22 @@ class WithoutXdp:
             "setpriv", "--bounding-set=-sys_admin,-bpf", "--inh-caps=-sys_admin,-bpf", *command)
 
 
-def test_huge_pages(make):
+def test_huge_pages(make_relay):
     """It works without, and says what to do about it."""
-    relay = make().start()
+    relay = make_relay().start()
     if not relay.admin("status")["huge_pages"]:
         assert [line for line in relay.log_lines() if "huge" in line.get("msg", "")]
 
 
-def test_log_is_logfmt(make):
-    relay = make().start()
+def test_log_is_logfmt(make_relay):
+    relay = make_relay().start()
     relay.stop()
     for line in relay.log_lines():
         assert "msg" in line and "level" in line, relay.log()
 
 
-def test_admin_socket(make):
-    relay = make().start()
+def test_admin_socket(make_relay):
+    relay = make_relay().start()
     status = relay.admin("status")
     assert status["ok"] and status["pid"] == relay.process.pid
     for request in {"cmd": "fly"}, {}, [], "nothing\n":

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from relay import ENVIRONMENT, VIADUCTD, Relay
+from relay import ENVIRONMENT, VIADUCTD
 
 AES, CHACHA = "aes-256-gcm", "chacha20-poly1305"
 
@@ -63,8 +63,8 @@ def test_two_workers(relay, join):
     ({"aead": "cryptodev", "aead_device": "0000:ff:1f.7"}, {}, "0000:ff:1f.7"),
     ({"aead": "cryptodev", "aead_device": "crypto_openssl"}, {}, f"can't do {CHACHA}"),
 ])
-def test_devices_that_wont_do(lab, federation, tmp_path, data, session, says):
-    relay = Relay(lab, federation, tmp_path, data=data, session=session)
+def test_devices_that_wont_do(lab, make_relay, data, session, says):
+    relay = make_relay(data=data, session=session)
     done = subprocess.run(lab.relay_command(VIADUCTD, "-c", relay.file), capture_output=True,
                           text=True, check=False, timeout=30, env=ENVIRONMENT)
     assert done.returncode > 0

@@ -1,13 +1,11 @@
 """The relay asks its peers to go, and ends when they have."""
 
 import signal
-import subprocess
 import time
 
 import pytest
 
 from peer import Refused
-from relay import VIADUCT
 
 
 def ended(relay, seconds):
@@ -19,10 +17,8 @@ def ended(relay, seconds):
 
 
 @pytest.fixture
-def relay(house):
-    relay = house.get(drain={"seconds": 4})
-    yield relay
-    house.kill()
+def relay(make_relay):
+    return make_relay(drain={"seconds": 4}).start()
 
 
 def test_nobody_is_there(relay):
@@ -46,8 +42,6 @@ def test_peers_go(relay, make_peer):
     alice.rekey()
     for peer in peers:
         assert peer.leave() == {"ok": True}
-    for peer in peers:
-        peer.path = None
     assert ended(relay, 4) < 1.5
 
 
@@ -58,17 +52,14 @@ def test_said_again(relay, make_peer):
     first, second = (alice.wait_event("closing")["within"] for _ in range(2))
     assert second < first
     alice.leave()
-    alice.path = None
     assert ended(relay, 4) < 4
 
 
 def test_time_is_up(relay, make_peer):
     alice = make_peer("alice").connect()
-    done = subprocess.run([VIADUCT, "drain", "--seconds", "1", "--socket", relay.admin_socket],
-                          capture_output=True, text=True, timeout=10)
+    done = relay.viaduct("drain", "--seconds", "1")
     assert done.stdout == "1 peers are told to go; the relay ends in 1 s at the latest\n"
     alice.wait_event("closing")
-    alice.path = None
     assert 0.5 < ended(relay, 1) < 3
 
 
@@ -76,7 +67,6 @@ def test_twice_is_at_once(relay, make_peer):
     alice = make_peer("alice").connect()
     relay.process.send_signal(signal.SIGTERM)
     alice.wait_event("closing")
-    alice.path = None
     relay.process.send_signal(signal.SIGTERM)
     assert ended(relay, 4) < 2
 
@@ -89,7 +79,6 @@ def test_who_joins_last_is_told(relay, make_peer):
     late.wait_event("closing")
     late.leave()
     alice.leave()
-    late.path = alice.path = None
     assert ended(relay, 4) < 2
 
 

@@ -6,26 +6,24 @@ Stopped for long enough, it takes that for an overload.
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 
 from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message
-from relay import VIADUCT, eventually, yaml_text
+from relay import eventually
 
 SLOW = {"messages_per_second": 1, "burst": 30000}  # thirty, and then one a second
 
 
 @pytest.fixture
-def own(start):
-    return start()
+def relay(make_relay):
+    return make_relay().start()
 
 
 def limit(relay, **limits):
     relay.config["limits"] = limits
-    with open(relay.file, "w") as file:
-        file.write(yaml_text(relay.config))
+    relay.configure()
     return relay.admin("reload")
 
 
@@ -54,10 +52,10 @@ def arrived(messages):
     return sum(message.kind == SEND for message in messages)
 
 
-def limited(own, count, before):
+def limited(relay, count, before):
     """Waits until it is known what became of `count` messages; those and records over a rate."""
     def done():
-        now = own.drops()
+        now = relay.drops()
         messages = now.messages["dropped"]["rate"] - before.messages["dropped"]["rate"]
         records = now.records["dropped"]["rate"] - before.records["dropped"]["rate"]
         sent = now.messages["delivered"] - before.messages["delivered"]
@@ -66,12 +64,12 @@ def limited(own, count, before):
     return eventually(done)
 
 
-def test_peer(own, enter):
-    one, other, third = enter("one"), enter("other"), enter("third")
-    assert limit(own, peer=SLOW)["ok"]
-    before = own.drops()
+def test_peer(relay, join):
+    one, other, third = join("one"), join("other"), join("third")
+    assert limit(relay, peer=SLOW)["ok"]
+    before = relay.drops()
     say(one, other, 100)
-    messages, records = limited(own, 100, before)
+    messages, records = limited(relay, 100, before)
     heard = listen(one, other)
     # thirty, and what came in the meantime; who was opened is told, and nobody else
     assert 30 <= arrived(heard[other]) == 100 - messages - records < 60
@@ -81,24 +79,25 @@ def test_peer(own, enter):
     assert arrived(listen(other)[other]) == 25
 
 
-def test_bytes(own, enter):
-    one, other = enter("one"), enter("other")
+def test_bytes(relay, join):
+    one, other = join("one"), join("other")
     # ten records of 1,056 bytes
-    assert limit(own, peer={"bytes_per_second": 500, "burst": 21500})["ok"]
-    before = own.drops()
+    assert limit(relay, peer={"bytes_per_second": 500, "burst": 21500})["ok"]
+    before = relay.drops()
     say(one, other, 30, payload=bytes(1000))
-    messages, records = limited(own, 30, before)
+    messages, records = limited(relay, 30, before)
     assert 10 <= arrived(listen(other)[other]) == 30 - messages - records < 20
 
 
-def test_cluster(own, enter):
-    one, other, third = enter("one", "red"), enter("other", "red"), enter("third", "blue")
-    assert limit(own, clusters=[{"name": "red", **SLOW}])["ok"]
-    before = own.drops()
+def test_cluster(relay, join, federation):
+    one, other, third = (join(federation.peer(*who)) for who in (
+        ("one", "red"), ("other", "red"), ("third", "blue")))
+    assert limit(relay, clusters=[{"name": "red", **SLOW}])["ok"]
+    before = relay.drops()
     # together they have no more than one of them
     say(one, third, 25)
     say(other, third, 25)
-    messages, records = limited(own, 50, before)
+    messages, records = limited(relay, 50, before)
     heard = listen(one, other, third)
     assert 30 <= arrived(heard[third]) == 50 - messages < 45
     assert records == 0 and told(heard[one] + heard[other]) == messages
@@ -106,12 +105,12 @@ def test_cluster(own, enter):
     assert arrived(listen(one)[one]) == 60
 
 
-def test_reload(own, enter):
-    one, other = enter("one"), enter("other")
+def test_reload(relay, join):
+    one, other = join("one"), join("other")
     for limits, free in (({"peer": SLOW}, False), ({"shed": "yes"}, True),
                          ({"peer": SLOW}, False),
                          ({"peer": {"messages_per_second": 100000}}, True)):
-        assert limit(own, **limits)["ok"]
+        assert limit(relay, **limits)["ok"]
         say(one, other, 60)
         assert (arrived(listen(other)[other]) == 60) == free
 
@@ -126,38 +125,33 @@ def test_reload(own, enter):
     ({"control_share": 51}, "a whole number from 1 to 50"),
     ({"shed": "perhaps"}, "one of no, yes"),
 ])
-def test_bad_limits(own, limits, error):
-    answer = limit(own, **limits)
+def test_bad_limits(relay, limits, error):
+    answer = limit(relay, **limits)
     assert not answer["ok"] and error in answer["error"], answer
 
 
-def drops(own, *options):
-    return subprocess.run((VIADUCT, "drops", *options, "--socket", own.admin_socket), text=True,
-                          capture_output=True, check=True, timeout=10).stdout
-
-
-def overwhelm(own, count, send, seconds=0.6):
+def overwhelm(relay, count, send, seconds=0.6):
     """Has send() send so many records while nobody works, and waits until all are dealt with."""
-    before = own.drops().records["received"]
-    os.kill(own.process.pid, signal.SIGSTOP)
+    before = relay.drops().records["received"]
+    os.kill(relay.process.pid, signal.SIGSTOP)
     try:
         send()
         time.sleep(seconds)
     finally:
-        os.kill(own.process.pid, signal.SIGCONT)
-    eventually(lambda: own.drops().records["received"] >= before + count)
+        os.kill(relay.process.pid, signal.SIGCONT)
+    eventually(lambda: relay.drops().records["received"] >= before + count)
 
 
-def test_critical_survives(own, enter):
-    one, other = enter("one"), enter("other")
-    before = own.drops()
+def test_critical_survives(relay, join):
+    one, other = join("one"), join("other")
+    before = relay.drops()
 
     def send():
         for number in range(1600):
             klass = CRITICAL if number % 16 == 0 else NORMAL if number % 16 == 1 else BULK
             one.send(other.identity.id, kind=RESPONSE, klass=klass)
-    overwhelm(own, 1600, send)
-    now = own.ledger()
+    overwhelm(relay, 1600, send)
+    now = relay.ledger()
     records, messages = now - before
     assert records["received"] >= 1600 and set(records["dropped"]) == {"shed_bulk"}
     classes = now.answer["classes"]
@@ -166,44 +160,44 @@ def test_critical_survives(own, enter):
     assert (classes["bulk"]["messages"]["delivered"]
             + classes["bulk"]["records"]["dropped"]["shed_bulk"] == 1400)
     # in all, per worker, and per class
-    check = drops(own, "--check")
+    check = relay.viaduct("drops", "--check").stdout
     assert check.count("balances") == 20 and "DOES NOT" not in check
-    assert "shed_bulk" in drops(own)
+    assert "shed_bulk" in relay.viaduct("drops").stdout
 
 
-def test_flood_beside_others(own, enter):
-    flooder, friend, reader = enter("flooder"), enter("friend"), enter("reader")
-    others = [enter(f"other{number}") for number in range(5)]
+def test_flood_beside_others(relay, join):
+    flooder, friend, reader = join("flooder"), join("friend"), join("reader")
+    others = [join(f"other{number}") for number in range(5)]
 
     def send():
         say(flooder, friend, 1600, kind=RESPONSE)
         for other in others:
             say(other, reader, 20)
-    overwhelm(own, 1700, send)
+    overwhelm(relay, 1700, send)
     assert arrived(listen(reader)[reader]) == 100
-    assert own.ledger().records["dropped"]["shed_normal"] > 100
+    assert relay.ledger().records["dropped"]["shed_normal"] > 100
 
 
-def test_a_moment_without_a_core(own, enter):
+def test_a_moment_without_a_core(relay, join):
     """What has piled up in it can be forwarded, so nothing of it is shed."""
-    one, other = enter("one"), enter("other")
+    one, other = join("one"), join("other")
     records = [one.seal([Message(SEND, other.identity.id, b"", number)], klass=BULK)
                for number in range(1600)]
-    before = own.ledger()
+    before = relay.ledger()
     one.control({"op": "relays"})  # the worker is awake
 
     def send():
         for record in records:
             one.transmit(record)
-    overwhelm(own, 1600, send, seconds=0)
-    records, messages = own.ledger() - before
+    overwhelm(relay, 1600, send, seconds=0)
+    records, messages = relay.ledger() - before
     assert records["dropped"] == messages["dropped"] == {}
     assert messages["delivered"] >= 1600
 
 
-def test_no_shedding(own, enter):
+def test_no_shedding(relay, join):
     """Then the ring is what overflows, whatever is in it."""
-    one, other = enter("one"), enter("other")
-    assert limit(own, shed="no")["ok"]
-    overwhelm(own, 1600, lambda: say(one, other, 1600, kind=RESPONSE, klass=BULK))
-    assert own.ledger().records["dropped"]["shed_bulk"] == 0
+    one, other = join("one"), join("other")
+    assert limit(relay, shed="no")["ok"]
+    overwhelm(relay, 1600, lambda: say(one, other, 1600, kind=RESPONSE, klass=BULK))
+    assert relay.ledger().records["dropped"]["shed_bulk"] == 0

@@ -2,12 +2,11 @@
 
 import json
 import socket
-import subprocess
 
 import pytest
 
 from netns import PEER_V4, PEER_V6, ROAMING_V4
-from relay import CONTROL_V4, CONTROL_V6, VIADUCT, eventually
+from relay import CONTROL_V4, CONTROL_V6, eventually
 
 SOURCE = ROAMING_V4[0]
 QUICK = {"bad_records_per_second": 100, "block_seconds": 2, "block_seconds_max": 4}
@@ -58,8 +57,7 @@ def test_dropped(relay, join, neighbours):
     eventually(lambda: blocked(relay)[SOURCE]["dropped"] == before + 100)
     assert garbage(relay)["dropped"] >= before + 100
     assert alice.wait_tag(bob.send(alice.identity.id))
-    shown = subprocess.run([VIADUCT, "drops", "--socket", relay.admin_socket],
-                           capture_output=True, text=True, timeout=10).stdout
+    shown = relay.viaduct("drops").stdout
     assert f"{SOURCE}: {before + 100} dropped" in shown
 
 
@@ -133,7 +131,6 @@ def test_af_packet(relay, driver, neighbours):
     """Has no such program, and says so."""
     throw_dropped_by_worker(relay)
     assert not garbage(relay)["supported"]
-    shown = subprocess.run([VIADUCT, "drops", "--socket", relay.admin_socket],
-                           capture_output=True, text=True, timeout=10).stdout
+    shown = relay.viaduct("drops").stdout
     assert "this driver drops none" in shown
     assert json.dumps(garbage(relay)["sources"]) == "[]"

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from netns import PEER_V4, PEER_V6
-from peer import (BULK, CONTROL, CONTROL_CLASS, CRITICAL, ERROR, FLAG_SEALED, NORMAL, PING, PONG,
+from peer import (BULK, CONTROL, CONTROL_CLASS, CRITICAL, ERROR, FLAG_SEALED, HELLO, NORMAL, PING, PONG,
                   PUBLISH, REQUEST, RESPONSE, SEND, Message)
 from relay import CONTROL_V4, CONTROL_V6, eventually
 
@@ -278,11 +278,10 @@ def test_relay_stops(relay, join):
 
 def test_one_can_watch_with_s_client(relay, federation, identities):
     alice = identities("alice")
-    hello = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]})
     done = subprocess.run(
         ["openssl", "s_client", "-quiet", "-verify_return_error", "-connect",
          "{}:{}".format(*CONTROL_V4), "-CAfile", federation.trust, "-cert", alice.certificate,
          "-key", alice.key, "-alpn", "viaduct/1"],
-        input=hello + "\n", capture_output=True, text=True, timeout=10)
+        input=HELLO.decode(), capture_output=True, text=True, timeout=10)
     welcome = json.loads(done.stdout.splitlines()[-1])
     assert welcome["id"] == alice.text

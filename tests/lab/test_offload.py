@@ -1,17 +1,15 @@
 """Handshakes whose signatures an engine makes in a thread of its own, pausing them meanwhile."""
 
-import json
 import os
 import threading
 
 import pytest
 from OpenSSL import SSL
 
-from peer import Connection
-from relay import BUILD, CONTROL_V4, Relay, eventually
+from peer import HELLO, Connection
+from relay import BUILD, CONTROL_V4, eventually
 
 ENGINE = os.path.join(BUILD, "tests", "engine", "defer.so")
-HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
 
 
 @pytest.mark.relay(crypto={"engine": ENGINE, "required": "yes"})
@@ -71,9 +69,8 @@ def test_missing(relay, join, neighbours):
 
 
 @pytest.mark.parametrize("kind", ["engine", "provider"])
-def test_missing_but_required(house, lab, federation, tmp_path, kind):
-    house.stop()
-    relay = Relay(lab, federation, tmp_path, crypto={kind: "nobody-has-this", "required": "yes"})
+def test_missing_but_required(make_relay, kind):
+    relay = make_relay(crypto={kind: "nobody-has-this", "required": "yes"})
     with pytest.raises(AssertionError, match="viaductd ended"):
         relay.start()
     assert f"crypto.{kind}: nobody-has-this can't be loaded" in relay.log()

@@ -2,32 +2,21 @@
 
 import pytest
 
-from peer import PING, REQUEST, Peer
-from relay import CONTROL_V4, Relay, eventually, yaml_text
+from peer import PING, REQUEST
+from relay import eventually
 
 RULES = [{"from": "red", "to": ["green"]}, {"from": "grey", "to": []}]
 
 
 @pytest.fixture
-def own(lab, house, federation, tmp_path):
-    house.stop()
-    relay = Relay(lab, federation, tmp_path, policy={"rules": RULES}).start()
-    try:
-        yield relay
-        relay.check()
-        relay.ledger()
-        relay.stop()
-    finally:
-        relay.kill()
+def relay(make_relay):
+    return make_relay(policy={"rules": RULES}).start()
 
 
 @pytest.fixture
-def peers(own, federation):
-    made = {cluster: Peer(federation.peer("one", cluster), federation.trust,
-                          CONTROL_V4).connect() for cluster in ("red", "green", "blue", "grey")}
-    yield made
-    for peer in made.values():
-        peer.leave()
+def peers(join, federation):
+    return {cluster: join(federation.peer("one", cluster))
+            for cluster in ("red", "green", "blue", "grey")}
 
 
 def may(peers, sender, receiver, kind=REQUEST):
@@ -53,38 +42,34 @@ def everything(peers):
 
 
 def apply(relay, rules):
-    relay.config["policy"] = {"rules": rules}
-    if rules is None:
-        del relay.config["policy"]
-    with open(relay.file, "w") as file:
-        file.write(yaml_text(relay.config))
+    relay.configure(policy={"rules": rules})
     assert relay.admin("reload")["ok"]
 
 
-def test_rules(own, peers):
-    before = own.drops()
+def test_rules(relay, peers):
+    before = relay.drops()
     forbidden = {("red", "blue"), ("red", "grey"), ("grey", "red"), ("grey", "green"),
                  ("grey", "blue")}
     assert table(peers) == everything(peers) - forbidden
-    own.expect_drops(before, messages={"policy": len(forbidden)})
+    relay.expect_drops(before, messages={"policy": len(forbidden)})
     # who isn't told of anything isn't told of this
     peers["red"].send(peers["blue"].identity.id, kind=PING)
-    own.expect_drops(before, messages={"policy": len(forbidden) + 1})
+    relay.expect_drops(before, messages={"policy": len(forbidden) + 1})
 
 
-def test_reload(own, peers):
+def test_reload(relay, peers):
     """Sessions that are there get the new rules, of clusters that had no number before as well."""
-    apply(own, None)
+    apply(relay, None)
     assert table(peers) == everything(peers)
-    apply(own, [{"from": "blue", "to": ["red"]}, {"from": "blue", "to": ["grey"]}])
+    apply(relay, [{"from": "blue", "to": ["red"]}, {"from": "blue", "to": ["grey"]}])
     assert table(peers) == everything(peers) - {("blue", "green")}
     for number in range(20):
-        apply(own, RULES if number % 2 else [{"from": f"other{number}", "to": ["red"]}])
+        apply(relay, RULES if number % 2 else [{"from": f"other{number}", "to": ["red"]}])
         assert may(peers, "red", "green") is True
         assert (may(peers, "red", "blue") is True) == (number % 2 == 0)
 
 
-def test_who_is_told_of_whom(own, peers):
+def test_who_is_told_of_whom(relay, peers):
     """Nobody finds, or is told of, whom it may not send to."""
     def found(asker):
         listed = {peer["id"] for peer in peers[asker].control({"op": "peers"})["peers"]}
@@ -97,18 +82,16 @@ def test_who_is_told_of_whom(own, peers):
     assert found("red") == {"red", "green"}
     assert found("grey") == {"grey"}
     assert found("blue") == set(peers)
-    apply(own, None)
+    apply(relay, None)
     assert found("grey") == set(peers)
 
 
-def test_bad_rules(own, peers):
+def test_bad_rules(relay, peers):
     for rules, error in ((["red"], "must be a section"), ([{"from": "red"}], "to: is missing"),
                          ([{"from": "", "to": []}], "must not be empty"),
                          ([{"from": "red", "to": "green"}], "must be a list"),
                          ([{"from": "x" * 64, "to": []}], "too long")):
-        own.config["policy"] = {"rules": rules}
-        with open(own.file, "w") as file:
-            file.write(yaml_text(own.config))
-        answer = own.admin("reload")
+        relay.configure(policy={"rules": rules})
+        answer = relay.admin("reload")
         assert not answer["ok"] and error in answer["error"], answer
     assert may(peers, "red", "blue") == "policy"

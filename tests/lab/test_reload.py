@@ -1,6 +1,7 @@
 """Changes while it runs: all of them or nothing, and no message lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,30 +15,24 @@ from OpenSSL import SSL
 
 from conftest import Neighbours
 from netns import RELAY_INTERFACE
-from peer import PING, Connection, Peer
-from relay import CONTROL_V4, VIADUCT, Relay, eventually, yaml_text
+from peer import HELLO, PING, Connection, Peer
+from relay import CONTROL_V4, VIADUCT, eventually
 
 RELOADS = 20
 
 
 @pytest.fixture
-def own(request, lab, house, federation, tmp_path):
-    """A relay of the test's own, with copies of its certificate and key, to be changed.
+def session():
+    """That section, for tests to parametrize."""
+    return {}
 
-    A parameter is what its section `session` says."""
-    house.stop()
+
+@pytest.fixture
+def relay(make_relay, session, federation, tmp_path):
+    """With copies of its certificate and key, to be changed."""
     for name, path in ("cert", federation.relay.certificate), ("key", federation.relay.key):
-        (tmp_path / name).write_bytes(open(path, "rb").read())
-    relay = Relay(lab, federation, tmp_path, tls={"certificate": "cert", "key": "key"},
-                  session=getattr(request, "param", {}))
-    relay.start()
-    try:
-        yield relay
-        relay.check()
-        relay.ledger()
-        relay.stop()
-    finally:
-        relay.kill()
+        shutil.copy(path, tmp_path / name)
+    return make_relay(tls={"certificate": "cert", "key": "key"}, session=session).start()
 
 
 class Rekeying(Neighbours):
@@ -55,23 +50,13 @@ class Rekeying(Neighbours):
 
 
 @pytest.fixture
-def peers(own, federation):
+def peers(join, federation):
     """Two who talk all the time, as fast as they can."""
-    pair = [Peer(federation.peer(name, "reload"), federation.trust, CONTROL_V4).connect()
-            for name in ("alice", "bob")]
-    thread = Rekeying(*pair, pause=0.001)
+    thread = Rekeying(*(join(federation.peer(name, "reload")) for name in ("alice", "bob")),
+                      pause=0.001)
     thread.start()
     yield thread
     thread.finish()
-    for peer in pair:
-        peer.leave()
-
-
-def configure(relay, **sections):
-    for section, fields in sections.items():
-        relay.config.setdefault(section, {}).update(fields)
-    with open(relay.file, "w") as file:
-        file.write(yaml_text(relay.config))
 
 
 def replace(relay, name, data):
@@ -108,31 +93,27 @@ def served(federation):
     return serial
 
 
-def viaduct(relay, *arguments):
-    return subprocess.run([VIADUCT, *arguments, "--socket", relay.admin_socket],
-                          capture_output=True, text=True, timeout=10)
-
-
 def policy(number):
     """Rules that say something else each time, and that let the neighbours talk."""
     return [{"from": "reload", "to": [f"other{number % 3}"]},
             {"from": f"other{number}", "to": ["reload"] if number % 2 else []}]
 
 
-def test_nothing_is_lost(own, federation, peers):
+def test_nothing_is_lost(relay, federation, peers):
     """A new certificate, a new policy and new limits, and now and then a new key."""
     for number in range(1, RELOADS + 1):
-        renew(own, federation, number, another_key=number % 8 == 0)
-        configure(own, limits={"handshakes": 100 + number, "hello_size": 4096 - number,
-                               "source_handshakes": 300 - number, "tls_timeout": 1 + number % 5},
-                  session={"keepalive": 1 + number, "expiry": 30 + number},
-                  policy={"rules": policy(number)}, log={"level": ("debug", "info")[number % 2]})
-        begin = own.log_size()
+        renew(relay, federation, number, another_key=number % 8 == 0)
+        relay.configure(
+            limits={"handshakes": 100 + number, "hello_size": 4096 - number,
+                    "source_handshakes": 300 - number, "tls_timeout": 1 + number % 5},
+            session={"keepalive": 1 + number, "expiry": 30 + number},
+            policy={"rules": policy(number)}, log={"level": ("debug", "info")[number % 2]})
+        begin = relay.log_size()
         if number % 2:
-            own.process.send_signal(signal.SIGHUP)
-            eventually(lambda: "msg=reloaded" in own.log(begin))
+            relay.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "msg=reloaded" in relay.log(begin))
         else:
-            answer = own.admin("reload")
+            answer = relay.admin("reload")
             assert answer["ok"] and answer["applied"]
             assert {"setting": "limits.handshakes", "from": str(99 + number),
                     "to": str(100 + number), "live": True} in answer["changes"]
@@ -148,34 +129,34 @@ def test_nothing_is_lost(own, federation, peers):
     assert peers.pair[0].welcome["keepalive"] == 1 + RELOADS // 2
 
 
-def test_dry_run(own, federation, peers):
-    configure(own, session={"keepalive": 7})
-    done = viaduct(own, "reload", "--dry-run")
+def test_dry_run(relay, federation, peers):
+    relay.configure(session={"keepalive": 7})
+    done = relay.viaduct("reload", "--dry-run")
     assert done.returncode == 0
     assert done.stdout == "session.keepalive: 10 -> 7\nnot applied\n"
-    assert own.admin({"cmd": "reload", "dry_run": True})["applied"] is False
-    assert viaduct(own, "reload").stdout == "session.keepalive: 10 -> 7\napplied\n"
-    assert viaduct(own, "reload").stdout.startswith("no setting has changed")
+    assert relay.admin({"cmd": "reload", "dry_run": True})["applied"] is False
+    assert relay.viaduct("reload").stdout == "session.keepalive: 10 -> 7\napplied\n"
+    assert relay.viaduct("reload").stdout.startswith("no setting has changed")
 
 
 def unchanged(relay, error):
-    done = viaduct(relay, "reload")
+    done = relay.viaduct("reload")
     assert done.returncode == 1 and error in done.stderr, done.stderr
     begin = relay.log_size()
     relay.process.send_signal(signal.SIGHUP)
     eventually(lambda: "nothing reloaded" in relay.log(begin))
 
 
-def test_what_needs_a_restart(own, federation, peers):
-    configure(own, data={"port": 7741, "interface": "lo"}, session={"keepalive": 7})
-    unchanged(own, "data.interface, data.port: can't be changed without a restart")
-    configure(own, data={"port": 7740, "interface": RELAY_INTERFACE})
-    changes = own.admin({"cmd": "reload", "dry_run": True})["changes"]
+def test_what_needs_a_restart(relay, federation, peers):
+    relay.configure(data={"port": 7741, "interface": "lo"}, session={"keepalive": 7})
+    unchanged(relay, "data.interface, data.port: can't be changed without a restart")
+    relay.configure(data={"port": 7740, "interface": RELAY_INTERFACE})
+    changes = relay.admin({"cmd": "reload", "dry_run": True})["changes"]
     assert [change["setting"] for change in changes] == ["session.keepalive"]
-    other = federation.__class__(own.directory + "/elsewhere", domain="elsewhere")
-    configure(own, tls={"certificate": other.relay.certificate, "key": other.relay.key,
+    other = federation.__class__(relay.directory + "/elsewhere", domain="elsewhere")
+    relay.configure(tls={"certificate": other.relay.certificate, "key": other.relay.key,
                         "ca": other.trust})
-    unchanged(own, "is of another federation; that needs a restart")
+    unchanged(relay, "is of another federation; that needs a restart")
 
 
 def rekey(peers, which):
@@ -184,7 +165,7 @@ def rekey(peers, which):
     eventually(lambda: not peers.due, 5)
 
 
-def test_another_key(own, federation, peers):
+def test_another_key(relay, federation, peers):
     """New peers see another relay; old ones go on, and get its new id in their keys by a rekey."""
     alice, bob = peers.pair
     carol = Peer(federation.peer("carol", "reload"), federation.trust, CONTROL_V4).connect()
@@ -192,15 +173,15 @@ def test_another_key(own, federation, peers):
     begun = Connection(federation.peer("erin", "reload"), federation.trust, CONTROL_V4)
     other = federation.issue("other-relay", uris=["spiffe://lab/relay/one"],
                              usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
-    configure(own, tls={"certificate": other.certificate, "key": other.key})
-    changes = own.admin({"cmd": "reload", "dry_run": True})["changes"]
+    relay.configure(tls={"certificate": other.certificate, "key": other.key})
+    changes = relay.admin({"cmd": "reload", "dry_run": True})["changes"]
     assert {"setting": "relay id", "from": federation.relay.text, "to": other.text,
             "live": True} in changes
-    assert viaduct(own, "reload").returncode == 0
-    assert own.admin("status")["id"] == other.text
+    assert relay.viaduct("reload").returncode == 0
+    assert relay.admin("status")["id"] == other.text
 
     # who has shaken hands with the old one, is welcomed by that, and stays with it
-    assert begun.ask({"viaduct": 1, "ciphers": ["aes-256-gcm"]})["relay"] == federation.relay.text
+    assert begun.ask(HELLO)["relay"] == federation.relay.text
     begun.close()
     assert carol.control({"op": "resolve", "name": alice.identity.name})["ok"]
     tag = carol.send(carol.relay, kind=PING)
@@ -236,8 +217,8 @@ def test_another_key(own, federation, peers):
     assert bob.epoch.number == 1
 
 
-@pytest.mark.parametrize("own", [{"rekey": 1}], indirect=True)
-def test_libviaduct_and_another_key(own, federation, peers):
+@pytest.mark.parametrize("session", [{"rekey": 1}])
+def test_libviaduct_and_another_key(relay, federation, peers):
     """The library's peers rekey with the relay's new key, and lose nothing."""
     listener = federation.peer("listener", "reload")
     with subprocess.Popen(
@@ -246,76 +227,76 @@ def test_libviaduct_and_another_key(own, federation, peers):
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             def epoch():
-                return own.peers().get(listener.text, {"epoch": -1})["epoch"]
+                return relay.peers().get(listener.text, {"epoch": -1})["epoch"]
             eventually(lambda: epoch() >= 0)
             other = federation.issue("other-relay", uris=["spiffe://lab/relay/one"],
                                      usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
-            configure(own, tls={"certificate": other.certificate, "key": other.key})
+            relay.configure(tls={"certificate": other.certificate, "key": other.key})
             before = epoch()
-            assert own.admin("reload")["ok"]
+            assert relay.admin("reload")["ok"]
             eventually(lambda: epoch() > before + 1, 15)
-            assert own.admin("status")["handshakes"]["refused"] == 0
+            assert relay.admin("status")["handshakes"]["refused"] == 0
         finally:
             process.terminate()
         assert "no rekey" not in process.stdout.read()
 
 
-def test_limits_hold_for_who_begins_later(own, federation):
+def test_limits_hold_for_who_begins_later(relay, federation):
     """Not for a hello that is longer already than the new limit allows."""
     connection = Connection(federation.peer("carol", "reload"), federation.trust, CONTROL_V4)
     connection.tls.sendall(b'{"viaduct": 1,' + b" " * 1000)
-    eventually(lambda: own.admin("status")["handshakes"]["open"] == 1)
-    configure(own, limits={"hello_size": 256, "hello_timeout": 1})
-    assert viaduct(own, "reload", "--dry-run").stdout == (
+    eventually(lambda: relay.admin("status")["handshakes"]["open"] == 1)
+    relay.configure(limits={"hello_size": 256, "hello_timeout": 1})
+    assert relay.viaduct("reload", "--dry-run").stdout == (
         "limits.hello_timeout: 5 -> 1\nlimits.hello_size: 4096 -> 256\nnot applied\n")
-    assert own.admin("reload")["ok"]
+    assert relay.admin("reload")["ok"]
     assert "index" in connection.ask(b'"ciphers": ["aes-256-gcm"]}\n')
     connection.close()
     connection = Connection(federation.peer("dave", "reload"), federation.trust, CONTROL_V4)
     assert connection.ask(b" " * 256)["error"] == "too_long"
     connection.close()
-    configure(own, session={"max": 5000})
-    unchanged(own, "session.max: can't be changed without a restart")
+    relay.configure(session={"max": 5000})
+    unchanged(relay, "session.max: can't be changed without a restart")
 
 
-def test_bad_files_change_nothing(own, federation, peers, tmp_path):
+def test_bad_files_change_nothing(relay, federation, peers, tmp_path):
     serial = served(federation)
-    good = open(own.file).read()
-    configure(own, session={"keepalive": 7})
-    wanted = open(own.file).read()
+    good = open(relay.file).read()
+    relay.configure(session={"keepalive": 7})
+    wanted = open(relay.file).read()
 
     half = wanted[:wanted.index("interface") + len("interf")]
     for text, error in (wanted + "log:\n", "viaductd.yaml:"), (half, "viaductd.yaml:"), ("", "empty"):
         (tmp_path / "viaductd.yaml").write_text(text)
-        unchanged(own, error)
-    os.remove(own.file)
-    unchanged(own, "No such file")
+        unchanged(relay, error)
+    os.remove(relay.file)
+    unchanged(relay, "No such file")
     (tmp_path / "viaductd.yaml").write_text(wanted)
 
     certificate = (tmp_path / "cert").read_bytes()
     for broken in b"", certificate[:300], open(federation.trust, "rb").read():
         (tmp_path / "cert").write_bytes(broken)
-        unchanged(own, "tls.")
+        unchanged(relay, "tls.")
     (tmp_path / "cert").unlink()
-    unchanged(own, "tls.certificate")
+    unchanged(relay, "tls.certificate")
     (tmp_path / "cert").write_bytes(certificate)
-    configure(own, trust={"crl": "nowhere"})
-    unchanged(own, "trust.crl")
+    relay.configure(trust={"crl": "nowhere"})
+    unchanged(relay, "trust.crl")
     assert served(federation) == serial
     assert Peer(federation.peer("carol", "reload"), federation.trust,
                 CONTROL_V4).join().welcome["keepalive"] == 10
     (tmp_path / "viaductd.yaml").write_text(good)
-    assert viaduct(own, "reload").returncode == 0
+    assert relay.viaduct("reload").returncode == 0
 
 
-def test_files_that_come_and_go(own, federation, peers):
+def test_files_that_come_and_go(relay, federation, peers):
     """Of the configuration and what it names, all is taken over, or nothing of it."""
     over = threading.Event()
 
     def come_and_go():
         while not over.is_set():
             for name in "viaductd.yaml", "cert", "key":
-                path = os.path.join(own.directory, name)
+                path = os.path.join(relay.directory, name)
                 os.rename(path, path + ".away")
                 time.sleep(0.002)
                 os.rename(path + ".away", path)
@@ -327,7 +308,7 @@ def test_files_that_come_and_go(own, federation, peers):
     thread.start()
     try:
         while not {True, False} <= results or applied < 20:
-            answer = own.admin("reload")
+            answer = relay.admin("reload")
             results.add(answer["ok"])
             applied += answer["ok"]
             assert answer["ok"] or "No such file or directory" in answer["error"] or (
@@ -336,41 +317,40 @@ def test_files_that_come_and_go(own, federation, peers):
         over.set()
         thread.join()
     assert served(federation) == before
-    assert own.admin("reload") == {"ok": True, "applied": True, "changes": []}
+    assert relay.admin("reload") == {"ok": True, "applied": True, "changes": []}
 
 
-def test_trust_is_enforced(own, federation, peers, tmp_path):
+def test_trust_is_enforced(relay, federation, peers, tmp_path):
     """A reload throws out whom it no longer trusts, and no one else."""
     mallory = Peer(federation.peer("mallory", "reload"), federation.trust, CONTROL_V4).connect()
     (tmp_path / "pins").write_text("\n".join(peer.identity.text for peer in peers.pair))
-    configure(own, trust={"pins_file": "pins"})
-    assert own.admin("reload")["ok"]
+    relay.configure(trust={"pins_file": "pins"})
+    assert relay.admin("reload")["ok"]
     mallory.wait_event("revoked")
-    assert mallory.identity.text not in own.peers()
+    assert mallory.identity.text not in relay.peers()
     with pytest.raises(SSL.Error):
         mallory.connect()
     (tmp_path / "pins").write_text("nonsense")
-    unchanged(own, "pins:1: this is not a peer's id")
+    unchanged(relay, "pins:1: this is not a peer's id")
     with pytest.raises(SSL.Error):
         mallory.connect()
-    del own.config["trust"]
-    configure(own)
-    assert own.admin("reload")["ok"]
+    relay.configure(trust={"pins_file": None})
+    assert relay.admin("reload")["ok"]
     mallory.connect().leave()
 
 
-def test_tickets_end_with_their_ca(own, federation, tmp_path):
+def test_tickets_end_with_their_ca(relay, federation, tmp_path):
     alice = Peer(federation.peer("alice", "reload"), federation.trust, CONTROL_V4).connect()
     alice.leave()
     assert alice.connect().resumed
     alice.leave()
-    assert own.admin("reload")["ok"]
+    assert relay.admin("reload")["ok"]
     assert alice.connect().resumed
     alice.leave()
     other = federation.__class__(tmp_path / "other")
     both = open(federation.trust).read() + open(other.trust).read()
     (tmp_path / "both").write_text(both)
-    configure(own, tls={"ca": "both"})
-    assert own.admin("reload")["ok"]
+    relay.configure(tls={"ca": "both"})
+    assert relay.admin("reload")["ok"]
     assert not alice.connect().resumed
     alice.leave()

@@ -1,21 +1,15 @@
 """Scores: who misbehaves is slowed down, cut, and may come back; complaints; an operator's word."""
 
 import os
-import subprocess
 import time
 
 import pytest
 
 from peer import CONTROL, CONTROL_CLASS, Refused
-from relay import VIADUCT, eventually
+from relay import eventually
 
 # a cut is short, so that it can be waited for
 SHORT = {"scores": "scores", "cut_seconds": 3, "cut_seconds_max": 12}
-
-
-def viaduct(relay, *arguments):
-    return subprocess.run([VIADUCT, "trust", *arguments, "--socket", relay.admin_socket],
-                          capture_output=True, text=True, timeout=10)
 
 
 def trust(relay, peer, do=None):
@@ -55,7 +49,7 @@ def test_cut(relay, join, neighbours):
     found = causes(relay, alice)
     assert set(found) == {"malformed", "control"}
     assert abs(sum(cause["share"] for cause in found.values()) - 1) < 0.001
-    shown = viaduct(relay, alice.identity.name)
+    shown = relay.viaduct("trust", alice.identity.name)
     assert "malformed" in shown.stdout and "cut 1 times" in shown.stdout
     assert trust(relay, bob)["score"] == 1
 
@@ -65,7 +59,7 @@ def test_cut(relay, join, neighbours):
     assert trust(relay, alice)["level"] == relay.peers()[alice.identity.text]["level"] == 3
     assert alice.wait_tag(bob.send(alice.identity.id))
     # and an operator's word
-    assert viaduct(relay, alice.identity.name, "pardon").returncode == 0
+    assert relay.viaduct("trust", alice.identity.name, "pardon").returncode == 0
     assert trust(relay, alice)["score"] == 1 and trust(relay, alice)["level"] == 0
 
 
@@ -117,16 +111,16 @@ def test_over_its_rate(relay, join, neighbours):
 @pytest.mark.relay(trust=SHORT)
 def test_pin(relay, join, make_peer, neighbours):
     alice = join("alice")
-    assert viaduct(relay, alice.identity.name, "pin").returncode == 0
+    assert relay.viaduct("trust", alice.identity.name, "pin").returncode == 0
     alice.events.clear()
     misbehave(alice, 5)
     assert trust(relay, alice)["score"] < 0.75 and trust(relay, alice)["level"] == 0
-    assert "pinned" in viaduct(relay).stdout
-    assert viaduct(relay, alice.identity.text, "unpin").returncode == 0
+    assert "pinned" in relay.viaduct("trust").stdout
+    assert relay.viaduct("trust", alice.identity.text, "unpin").returncode == 0
     eventually(lambda: trust(relay, alice)["level"] >= 1)
     for nonsense in ("nobody",), (alice.identity.text, "kiss"):
-        assert viaduct(relay, *nonsense).returncode == 1
-    assert viaduct(relay, "a", "b", "c").returncode == 2
+        assert relay.viaduct("trust", *nonsense).returncode == 1
+    assert relay.viaduct("trust", "a", "b", "c").returncode == 2
     trust(relay, alice, "pardon")
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 from OpenSSL import SSL
 
-from peer import Connection, Peer, Refused
-from relay import CONTROL_V4, Relay, eventually
+from peer import HELLO, Connection, Peer, Refused
+from relay import CONTROL_V4, eventually
 
 pytestmark = pytest.mark.parametrize("threads", [2])
 
@@ -54,7 +54,7 @@ def test_many_at_a_time(relay, federation, neighbours):
                 if abandon:
                     connection.abandon()
                     continue
-                answer = connection.ask({"viaduct": 1, "ciphers": ["aes-256-gcm"]})
+                answer = connection.ask(HELLO)
                 results.append("index" in answer or answer)
                 connection.close()
             except (SSL.Error, OSError) as error:
@@ -82,10 +82,9 @@ def test_half_a_client_hello(relay, neighbours):
     assert after["timed_out"] == before["timed_out"] + 1
 
 
-def test_stops_among_handshakes(house, lab, federation, tmp_path, threads):
+def test_stops_among_handshakes(make_relay, federation, threads):
     """Whatever is under way then."""
-    house.stop()
-    relay = Relay(lab, federation, tmp_path, crypto={"threads": threads}, drain={"seconds": 0}).start()
+    relay = make_relay(crypto={"threads": threads}, drain={"seconds": 0}).start()
     over = threading.Event()
 
     def shake(identity):
@@ -105,4 +104,3 @@ def test_stops_among_handshakes(house, lab, federation, tmp_path, threads):
         over.set()
         for thread in running:
             thread.join()
-        relay.kill()

@@ -1,31 +1,18 @@
 """The keys of tickets: kept over restarts, rotated, and no trouble where they can't be kept."""
 
-import json
 import os
-import subprocess
 import time
 
 import pytest
 
-from peer import Connection
-from relay import CONTROL_V4, Relay, eventually
-
-HELLO = json.dumps({"viaduct": 1, "ciphers": ["aes-256-gcm"]}).encode() + b"\n"
+from peer import HELLO, Connection
+from relay import CONTROL_V4, eventually
 
 
 @pytest.fixture
-def start(house, lab, federation, tmp_path):
+def start(make_relay):
     """Starts a viaductd whose ticket keys are in this file."""
-    house.stop()
-    relays = []
-
-    def start(file, **tls):
-        relays.append(Relay(lab, federation, tmp_path / f"relay{len(relays)}",
-                            tls={"tickets": str(file), **tls}))
-        return relays[-1].start()
-    yield start
-    for relay in relays:
-        relay.stop()
+    return lambda file, **tls: make_relay(tls={"tickets": str(file), **tls}).start()
 
 
 @pytest.fixture
@@ -73,49 +60,37 @@ def test_rotated(start, shake, tmp_path):
     assert not shake(tickets[1])[0]
 
 
-def test_full_disk(start, shake, tmp_path):
+def test_full_disk(small_disk, start, shake):
     """One warning; peers resume as long as this process lives; kept as soon as there is room."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk], check=True)
-    try:
-        (disk / "filler").write_bytes(bytes(4096))
-        relay = start(disk / "keys", ticket_rotation=2)
-        ticket = shake()[1]
-        assert shake(ticket)[0]
-        time.sleep(2.5)  # it rotates, and fails again
-        assert len(said(relay, "ticket keys not kept")) == 1
-        assert os.listdir(disk) == ["filler"]
-        (disk / "filler").unlink()
-        eventually(lambda: said(relay, "ticket keys kept"), 5)
-        assert sorted(os.listdir(disk)) == ["keys"]
-        relay.stop()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+    disk = small_disk(4096)
+    (disk / "filler").write_bytes(bytes(4096))
+    relay = start(disk / "keys", ticket_rotation=2)
+    ticket = shake()[1]
+    assert shake(ticket)[0]
+    time.sleep(2.5)  # it rotates, and fails again
+    assert len(said(relay, "ticket keys not kept")) == 1
+    assert os.listdir(disk) == ["filler"]
+    (disk / "filler").unlink()
+    eventually(lambda: said(relay, "ticket keys kept"), 5)
+    assert sorted(os.listdir(disk)) == ["keys"]
 
 
-def test_disk_that_fills_up(start, shake, tmp_path):
+def test_disk_that_fills_up(small_disk, start, shake):
     """The file keeps the old keys, by which peers resume after a restart as well."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], check=True)
-    try:
-        relay = start(disk / "keys", ticket_rotation=3)
-        ticket = shake()[1]
-        keys = (disk / "keys").read_bytes()
-        with pytest.raises(OSError, match="No space left"):
-            (disk / "filler").write_bytes(bytes(8192))
-        eventually(lambda: said(relay, "ticket keys not kept"), 5)
-        assert said(relay, "ticket keys not kept")[0]["reason"] == "No space left on device"
-        assert (disk / "keys").read_bytes() == keys
-        relay.kill()
-        relay.start()
-        assert not said(relay, "ticket keys not read")
-        assert shake(ticket)[0]
-        (disk / "filler").unlink()
-        relay.stop()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+    disk = small_disk(8192)
+    relay = start(disk / "keys", ticket_rotation=3)
+    ticket = shake()[1]
+    keys = (disk / "keys").read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "filler").write_bytes(bytes(8192))
+    eventually(lambda: said(relay, "ticket keys not kept"), 5)
+    assert said(relay, "ticket keys not kept")[0]["reason"] == "No space left on device"
+    assert (disk / "keys").read_bytes() == keys
+    relay.kill()
+    relay.start()
+    assert not said(relay, "ticket keys not read")
+    assert shake(ticket)[0]
+    (disk / "filler").unlink()
 
 
 def test_no_folder(start, shake, tmp_path):

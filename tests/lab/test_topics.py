@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from peer import CRITICAL, FLAG_VIA, PUBLISH, REQUEST, SEND, Peer, topic_id
-from relay import CONTROL_V4, Relay, eventually, yaml_text
+from peer import CRITICAL, FLAG_VIA, PUBLISH, REQUEST, SEND, topic_id
+from relay import eventually
 from test_cli import Tool, finish
 
 names = itertools.count(1)
@@ -179,17 +179,15 @@ def test_bad_requests(relay, join, topic):
     assert listed(relay, topic) is None
 
 
-@pytest.fixture
-def small(start):
-    """A relay with low limits."""
-    return start(topics={
-        "max": 3, "members": 2, "per_peer": 2, "rate": 30, "publisher_rate": 20,
-        "cluster_joins": "yes", "configured": [{"name": "news", "clusters": ["red", "green"]}],
-    })
+SMALL = {
+    "max": 3, "members": 2, "per_peer": 2, "rate": 30, "publisher_rate": 20,
+    "cluster_joins": "yes", "configured": [{"name": "news", "clusters": ["red", "green"]}],
+}
 
 
-def test_limits(small, enter):
-    one, two, three = enter("one"), enter("two"), enter("three")
+@pytest.mark.relay(topics=SMALL)
+def test_limits(relay, join):
+    one, two, three = join("one"), join("two"), join("three")
 
     def error(peer, name):
         return peer.control({"op": "join_topic", "name": name}).get("error")
@@ -199,19 +197,19 @@ def test_limits(small, enter):
         assert error(two, f"topic-{i}") == "limit"
     assert error(two, "a") is None
     assert error(three, "a") == "limit"  # members
-    assert [entry["name"] for entry in small.admin("topics")["topics"]] == \
+    assert [entry["name"] for entry in relay.admin("topics")["topics"]] == \
         ["news", "a", "b"]
     # rates
-    before = small.drops()
+    before = relay.drops()
     for i in range(60):
         publish(one, "a", b"%d" % i)
-    eventually(lambda: small.drops().dropped_since(before)[1].get("publisher_rate", 0) >= 38)
+    eventually(lambda: relay.drops().dropped_since(before)[1].get("publisher_rate", 0) >= 38)
     assert "publisher_rate" in {message.reason for message in one.poll(0.1)}
     got = {int(message.payload) for message in two.poll(0.1)}
     assert 20 <= len(got) <= 22 and set(range(20)) <= got
     for i in range(20):
         publish(two, "a")
-    eventually(lambda: small.drops().dropped_since(before)[1].get("topic_rate", 0) >= 5)
+    eventually(lambda: relay.drops().dropped_since(before)[1].get("topic_rate", 0) >= 5)
 
 
 def test_very_many(relay, join, topic, neighbours):
@@ -235,15 +233,17 @@ def test_very_many(relay, join, topic, neighbours):
     eventually(lambda: len(relay.admin("topics")["topics"]) == topics)
 
 
-def test_clusters(small, enter, federation):
-    red, green, blue = enter("one", "red"), enter("one", "green"), enter("one", "blue")
-    eventually(lambda: listed(small, "news")["members"] == 2)
+@pytest.mark.relay(topics=SMALL)
+def test_clusters(relay, join, federation):
+    red, green, blue = (join(federation.peer("one", cluster))
+                        for cluster in ("red", "green", "blue"))
+    eventually(lambda: listed(relay, "news")["members"] == 2)
     tag = publish(blue, "news", b"to all")
     for peer in red, green:
         message = peer.wait(lambda message: message.kind == PUBLISH)
         assert (message.payload, message.tag) == (b"to all", tag)
     # a cluster by wish, for as long as who asked for it is there
-    other = enter("two", "green")
+    other = join(federation.peer("two", "green"))
     join_topic(green, "green/all", cluster="green")
     publish(blue, "green/all", b"to green")
     for peer in green, other:
@@ -251,40 +251,28 @@ def test_clusters(small, enter, federation):
     leave_topic(green, "green/all")
     assert refusal(blue, publish(blue, "green/all")) == "no_route"
     # a reload changes who is a member, and loses nothing
-    small.config["topics"]["configured"] = [{"name": "news", "clusters": ["blue"]}]
-    with open(small.file, "w") as file:
-        file.write(yaml_text(small.config))
-    assert small.admin("reload")["ok"]
-    eventually(lambda: listed(small, "news")["members"] == 1)
+    relay.configure(topics={"configured": [{"name": "news", "clusters": ["blue"]}]})
+    assert relay.admin("reload")["ok"]
+    eventually(lambda: listed(relay, "news")["members"] == 1)
     publish(red, "news", b"to blue")
     assert blue.wait(lambda message: message.kind == PUBLISH).payload == b"to blue"
+    relay.configure(topics=SMALL)
+    assert relay.admin("reload")["ok"]
 
 
-def test_policy(lab, house, federation, tmp_path):
-    house.stop()
-    relay = Relay(lab, federation, tmp_path, policy={"rules": [{"from": "red", "to": []}]}).start()
-    peers = {}
-    try:
-        for cluster in ("red", "green", "blue"):
-            peers[cluster] = Peer(federation.peer("one", cluster), federation.trust,
-                                  CONTROL_V4).connect()
-            join_topic(peers[cluster], "open")
-        second = Peer(federation.peer("two", "red"), federation.trust, CONTROL_V4).connect()
-        join_topic(second, "open")
-        before = relay.drops()
-        publish(peers["red"], "open", b"red")
-        assert second.wait(lambda message: message.kind == PUBLISH).payload == b"red"
-        publish(peers["green"], "open", b"green")
-        for name in "red", "blue":
-            assert peers[name].wait(lambda m: m.kind == PUBLISH).payload == b"green"
-        relay.expect_drops(before, messages={"policy": 2})
-        for peer in (*peers.values(), second):
-            peer.leave()
-        relay.check()
-        relay.ledger()
-        relay.stop()
-    finally:
-        relay.kill()
+@pytest.mark.relay(policy={"rules": [{"from": "red", "to": []}]})
+def test_policy(relay, join, federation):
+    red, green, blue, second = (join(federation.peer(*who)) for who in (
+        ("one", "red"), ("one", "green"), ("one", "blue"), ("two", "red")))
+    for peer in red, green, blue, second:
+        join_topic(peer, "open")
+    before = relay.drops()
+    publish(red, "open", b"red")
+    assert second.wait(lambda message: message.kind == PUBLISH).payload == b"red"
+    publish(green, "open", b"green")
+    for peer in red, blue:
+        assert peer.wait(lambda message: message.kind == PUBLISH).payload == b"green"
+    relay.expect_drops(before, messages={"policy": 2})
 
 
 def test_tool(relay, federation, identities, join, topic):

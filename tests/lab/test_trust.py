@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from OpenSSL import SSL
 
-from peer import PING
-from relay import BUILD, VIADUCT, eventually
+from peer import PING, Peer
+from relay import BUILD, CONTROL_V4, VIADUCT, VIADUCTD, eventually
 
 DISK = os.path.join(BUILD, "tests", "disk", "disk.so")
 REVOKED = "revoked"
@@ -25,11 +25,6 @@ BURST = 32  # records that a worker looks at, at most, before it looks at the ta
 
 def revocation_file(relay):
     return os.path.join(relay.directory, REVOKED)
-
-
-def viaduct(relay, *arguments):
-    return subprocess.run([VIADUCT, *arguments, "--socket", relay.admin_socket],
-                          capture_output=True, text=True, timeout=10)
 
 
 def refused(peer):
@@ -51,7 +46,7 @@ def test_revoke(relay, join, neighbours, revocations):
     alice, bob = join("alice"), join("bob")
     before = relay.drops()
     begin, start = relay.log_size(), time.monotonic()
-    done = viaduct(relay, "revoke", alice.identity.name)
+    done = relay.viaduct("revoke", alice.identity.name)
     assert done.returncode == 0 and alice.identity.text in done.stdout
     # at once, and so within the second that there is
     assert alice.identity.text not in relay.peers()
@@ -75,8 +70,8 @@ def test_revoke(relay, join, neighbours, revocations):
                                 if line["msg"] == "handshake refused"][1:])
     assert lines == ["the identity is revoked"]
     assert relay.admin("revoke")["revoked"] == [alice.identity.text]
-    assert viaduct(relay, "revoke").stdout == f"{alice.identity.text}\n"
-    assert viaduct(relay, "revoke", "--undo", alice.identity.text).returncode == 0
+    assert relay.viaduct("revoke").stdout == f"{alice.identity.text}\n"
+    assert relay.viaduct("revoke", "--undo", alice.identity.text).returncode == 0
     alice.connect()
     alice.wait_tag(bob.send(alice.identity.id))
 
@@ -97,7 +92,7 @@ def test_revoke_while_it_sends(relay, join, neighbours, revocations):
     thread.start()
     try:
         eventually(lambda: bob.poll(0.01) or len(bob.inbox) > 50)
-        assert viaduct(relay, "revoke", alice.identity.text).returncode == 0
+        assert relay.viaduct("revoke", alice.identity.text).returncode == 0
         last = sent
         eventually(lambda: bob.poll(0.01) or sent > last + 500)
     finally:
@@ -132,9 +127,9 @@ def test_revoke_who_is_joining(relay, make_peer, neighbours, revocations):
 @pytest.mark.relay(trust={"revoked": REVOKED})
 def test_revoke_who_has_never_been_here(relay, federation, make_peer, revocations):
     stranger = make_peer(federation.issue("stranger", cn="a stranger"))
-    done = viaduct(relay, "revoke", "a stranger")
+    done = relay.viaduct("revoke", "a stranger")
     assert done.returncode == 1 and "give the peer's id" in done.stderr
-    assert viaduct(relay, "revoke", stranger.identity.text).returncode == 0
+    assert relay.viaduct("revoke", stranger.identity.text).returncode == 0
     refused(stranger)
     for nonsense in 7, None, "", "x" * 26, stranger.identity.text.upper():
         assert not relay.admin({"cmd": "revoke", "peer": nonsense})["ok"]
@@ -147,14 +142,14 @@ def test_file_cannot_be_written(relay, join, neighbours, revocations):
     # a folder in the place of the file that is written first: as root, nothing else is in the way
     os.mkdir(revocation_file(relay) + ".new")
     try:
-        done = viaduct(relay, "revoke", alice.identity.text)
+        done = relay.viaduct("revoke", alice.identity.text)
         assert done.returncode == 1
         assert f"holds until the relay ends: {revocation_file(relay)}: " in done.stderr
         assert alice.identity.text not in relay.peers()
         refused(alice)
     finally:
         os.rmdir(revocation_file(relay) + ".new")
-    assert viaduct(relay, "revoke", alice.identity.text).returncode == 0
+    assert relay.viaduct("revoke", alice.identity.text).returncode == 0
     with open(revocation_file(relay)) as file:
         assert alice.identity.text in file.read()
     assert carol.wait_tag(carol.send(carol.relay, kind=PING))
@@ -163,53 +158,49 @@ def test_file_cannot_be_written(relay, join, neighbours, revocations):
 @pytest.mark.relay()
 def test_revoke_without_a_file(relay, join, revocations):
     alice = join("alice")
-    done = viaduct(relay, "revoke", alice.identity.text)
+    done = relay.viaduct("revoke", alice.identity.text)
     assert done.returncode == 0 and "until the relay ends" in done.stdout
     refused(alice)
 
 
-def test_full_disk(start, federation, tmp_path):
+def test_full_disk(small_disk, make_relay, federation):
     """The command says so, the old list stays, and the new one is written when there is room."""
     alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], check=True)
-    try:
-        relay = start(revoked=str(disk / "revoked"))
-        bob.connect()
-        carol.connect()
-        assert viaduct(relay, "revoke", alice.identity.text).returncode == 0
-        before = (disk / "revoked").read_bytes()
-        with pytest.raises(OSError, match="No space left"):
-            (disk / "filler").write_bytes(bytes(8192))
-        done = viaduct(relay, "revoke", bob.identity.text)
-        assert done.returncode == 1
-        assert "it holds until the relay ends" in done.stderr
-        assert "No space left on device" in done.stderr
-        bob.wait_event("revoked")
-        refused(bob)
-        assert (disk / "revoked").read_bytes() == before
-        assert sorted(os.listdir(disk)) == ["filler", "revoked"]
-        # a reload forgets nothing of it, and nobody else is disturbed
-        assert viaduct(relay, "reload").returncode == 0
-        refused(bob)
-        assert carol.wait_tag(carol.send(carol.relay, kind=PING))
-        (disk / "filler").unlink()
-        assert viaduct(relay, "revoke", bob.identity.text).returncode == 0
-        relay.kill()
-        relay.start()
-        refused(alice)
-        refused(bob)
-        carol.connect().leave()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+    disk = small_disk(8192)
+    relay = make_relay(trust={"revoked": str(disk / "revoked")}).start()
+    bob.connect()
+    carol.connect()
+    assert relay.viaduct("revoke", alice.identity.text).returncode == 0
+    before = (disk / "revoked").read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "filler").write_bytes(bytes(8192))
+    done = relay.viaduct("revoke", bob.identity.text)
+    assert done.returncode == 1
+    assert "it holds until the relay ends" in done.stderr
+    assert "No space left on device" in done.stderr
+    bob.wait_event("revoked")
+    refused(bob)
+    assert (disk / "revoked").read_bytes() == before
+    assert sorted(os.listdir(disk)) == ["filler", "revoked"]
+    # a reload forgets nothing of it, and nobody else is disturbed
+    assert relay.viaduct("reload").returncode == 0
+    refused(bob)
+    assert carol.wait_tag(carol.send(carol.relay, kind=PING))
+    (disk / "filler").unlink()
+    assert relay.viaduct("revoke", bob.identity.text).returncode == 0
+    relay.kill()
+    relay.start()
+    refused(alice)
+    refused(bob)
+    carol.connect().leave()
 
 
-def test_slow_disk(start, federation, tmp_path):
+def test_slow_disk(make_relay, federation, tmp_path):
     """Who is revoked goes at once, and nobody else waits, but the command until it is kept."""
     alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
     held, kept = tmp_path / "held", tmp_path / "revoked"
-    relay = start(revoked=str(kept), environment={"LD_PRELOAD": DISK, "DISK_HELD": str(held)})
+    relay = make_relay(trust={"revoked": str(kept)},
+                       environment={"LD_PRELOAD": DISK, "DISK_HELD": str(held)}).start()
     for peer in alice, bob, carol:
         peer.connect()
     held.touch()
@@ -261,63 +252,42 @@ def crl(federation, directory, *identities, key=None):
     return path
 
 
-@pytest.fixture
-def start(lab, house, federation, tmp_path):
-    """Starts a relay of the test's own with this `trust`; expects it to fail with `error`."""
-    from relay import VIADUCTD, Relay
-    started = []
-    house.stop()
-
-    def begin(error=None, environment=None, **trust):
-        relay = Relay(lab, federation, tmp_path, trust=trust)
-        relay.environment = {**relay.environment, **(environment or {})}
-        if error:
-            done = subprocess.run([VIADUCTD, "--check", "-c", relay.file], capture_output=True,
-                                  text=True, timeout=10)
-            assert done.returncode == 1 and error in done.stderr
-            return None
-        started.append(relay)
-        return relay.start()
-    yield begin
-    for relay in started:
-        relay.ledger()
-        relay.stop()
-
-
 def make(federation, name):
-    from peer import Peer
-    from relay import CONTROL_V4
     return Peer(federation.peer(name, "trust"), federation.trust, CONTROL_V4)
 
 
-def test_crl(start, federation, tmp_path):
+def test_crl(make_relay, federation, tmp_path):
     alice, bob = make(federation, "alice"), make(federation, "bob")
     path = crl(federation, tmp_path, alice.identity)
-    start(crl=path)
+    make_relay(trust={"crl": path}).start()
     assert "revoked" in refused(alice)
     bob.connect().leave()
 
 
-def test_pins(start, federation, tmp_path):
+def test_pins(make_relay, federation, tmp_path):
     alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
     (tmp_path / "pins").write_text(f"# who may\n\n  {bob.identity.text} # bob\n")
-    start(pins=[alice.identity.text], pins_file="pins")
+    make_relay(trust={"pins": [alice.identity.text], "pins_file": "pins"}).start()
     alice.connect().leave()
     bob.connect().leave()
     refused(carol)
 
 
-def test_bad_files(start, federation, tmp_path):
+def test_bad_files(make_relay, federation, tmp_path):
+    def wrong(error, **trust):
+        done = subprocess.run([VIADUCTD, "--check", "-c", make_relay(trust=trust).file],
+                              capture_output=True, text=True, timeout=10)
+        assert done.returncode == 1 and error in done.stderr
     other = federation.__class__(tmp_path / "other")
-    start("is not signed by the CA", crl=crl(federation, tmp_path, key=other.key))
+    wrong("is not signed by the CA", crl=crl(federation, tmp_path, key=other.key))
     (tmp_path / "crl.pem").write_text("nothing")
-    start("holds no CRL in PEM", crl="crl.pem")
-    start("No such file", crl="nowhere")
-    start("No such file", pins_file="nowhere")
+    wrong("holds no CRL in PEM", crl="crl.pem")
+    wrong("No such file", crl="nowhere")
+    wrong("No such file", pins_file="nowhere")
     (tmp_path / "list").write_text("# fine\nnot an id\n")
-    start("list:2: this is not a peer's id", revoked="list")
-    start("list:2: this is not a peer's id", pins_file="list")
+    wrong("list:2: this is not a peer's id", revoked="list")
+    wrong("list:2: this is not a peer's id", pins_file="list")
     (tmp_path / "list").write_bytes(b"\0" * 100)
-    start("list:1: this is not a peer's id", revoked="list")
-    start("Invalid argument", revoked=".")
-    start("is not allowed; a peer's id", pins=["1" * 26])
+    wrong("list:1: this is not a peer's id", revoked="list")
+    wrong("Invalid argument", revoked=".")
+    wrong("is not allowed; a peer's id", pins=["1" * 26])

@@ -7,8 +7,7 @@ import subprocess
 import pytest
 
 from netns import PEER_V4
-from peer import Peer
-from relay import CONTROL_V4, VIADUCT, Relay, eventually
+from relay import CONTROL_V4, VIADUCT, eventually
 
 
 def change(peer):
@@ -93,28 +92,19 @@ def test_bad_requests(join, neighbours):
         assert alice.control({"op": "watch", **bad})["error"] == "malformed"
 
 
-def test_policy(lab, house, federation, tmp_path):
+@pytest.mark.relay(policy={"rules": [{"from": "red", "to": ["green"]}]})
+def test_policy(make_peer, federation):
     """Nobody is told of whom he may not send to."""
-    house.stop()
-    relay = Relay(lab, federation, tmp_path,
-                  policy={"rules": [{"from": "red", "to": ["green"]}]}).start()
-    try:
-        red, green, blue = (Peer(federation.peer("one", cluster), federation.trust, CONTROL_V4)
-                            for cluster in ("red", "green", "blue"))
-        red.connect()
-        red.control({"op": "watch"})
-        blue.connect()
-        green.connect()
-        assert change(red) == ("joined", green.identity.text, 1)
-        blue.control({"op": "watch"})
-        red.leave()
-        assert change(blue) == ("left", red.identity.text, 1)
-        green.leave()
-        blue.leave()
-        relay.ledger()
-        relay.stop()
-    finally:
-        relay.kill()
+    red, green, blue = (make_peer(federation.peer("one", cluster))
+                        for cluster in ("red", "green", "blue"))
+    red.connect()
+    red.control({"op": "watch"})
+    blue.connect()
+    green.connect()
+    assert change(red) == ("joined", green.identity.text, 1)
+    blue.control({"op": "watch"})
+    red.leave()
+    assert change(blue) == ("left", red.identity.text, 1)
 
 
 def test_command(relay, federation, identities, make_peer, neighbours):
