@@ -60,23 +60,6 @@ _Noreturn void cli_misused(const struct command *command, const char *format, ..
 double cli_number(const struct command *command, const char *what, const char *text, double min,
 		  double max);
 
-#define CLI_ADMIN_SOCKET "/run/viaduct/viaduct.sock"
-#define CLI_ADMIN_OPTIONS                                                                          \
-	"  --socket PATH  viaductd's admin socket (VIADUCT_ADMIN, " CLI_ADMIN_SOCKET ")\n"         \
-	"  --json         the answer as viaductd gives it; docs/operating.md lists it\n"
-
-/*
- * Opens viaductd's admin socket (`path` NULL: VIADUCT_ADMIN or the default) and asks `question`,
- * which is freed. NULL after having said why not, with `code` to exit with.
- */
-FILE *cli_admin_open(const char *path, json_t *question, int *code);
-
-/* Waits for an answer that is ok. NULL after having said why there is none, likewise. */
-json_t *cli_admin_answer(FILE *file, int *code);
-
-/* Both, for a single answer. */
-json_t *cli_admin_ask(const char *path, json_t *question, int *code);
-
 /* Prints an object as one line of JSON, and frees it. */
 void cli_print(json_t *object);
 

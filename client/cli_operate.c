@@ -1,38 +1,7 @@
 /* viaduct events, revoke, reload, drain: what changes a relay, and what happens there. */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "cli.h"
-
-static const char *string(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "-";
-}
-
-static void print_text(const char *text)
-{
-	cli_print_text(text, strlen(text));
-}
-
-/* Asks, and prints the answer: as JSON, or by `print`. Returns what to exit with. */
-static int admin(const char *path, json_t *question, void (*print)(const json_t *answer))
-{
-	int code = CLI_OK;
-	json_t *answer = cli_admin_ask(path, question, &code);
-
-	if (!answer)
-		return code;
-	if (cli_json) {
-		cli_print(answer);
-	} else {
-		print(answer);
-		json_decref(answer);
-	}
-	return CLI_OK;
-}
+#include "cli_admin.h"
 
 /* ---- events ---- */
 
@@ -40,14 +9,13 @@ static void print_event(const json_t *event)
 {
 	static const char *const fields[] = {"name", "id", "address", "reason"};
 
-	printf("%-10s", string(event, "event"));
+	printf("%-10s", cli_string(event, "event"));
 	if (json_object_get(event, "count"))
-		printf("%" JSON_INTEGER_FORMAT " events",
-		       json_integer_value(json_object_get(event, "count")));
+		printf("%" JSON_INTEGER_FORMAT " events", cli_integer(event, "count"));
 	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
 		if (!json_object_get(event, fields[i]))
 			continue;
-		print_text(string(event, fields[i]));
+		cli_print_string(event, fields[i]);
 		putchar(' ');
 	}
 	putchar('\n');
@@ -55,9 +23,8 @@ static void print_event(const json_t *event)
 
 static int events_run(int argc, char **argv)
 {
-	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
-						{"count", required_argument, NULL, 'c'},
-						CLI_OPTIONS};
+	static const struct option options[] = {{"count", required_argument, NULL, 'c'},
+						CLI_ADMIN_OPTIONS};
 	const char *path = NULL;
 	long left = -1;
 	int code = CLI_OK, option;
@@ -99,10 +66,10 @@ static int events_run(int argc, char **argv)
 
 const struct command command_events = {
 	.name = "events",
-	.arguments = "[--count N] [--socket PATH] [--json]",
+	.arguments = "[--count N] " CLI_ADMIN_ARGUMENTS,
 	.summary =
 		"who joins, leaves, expires, moves, is revoked, slowed down or cut: as it happens",
-	.help = "  --count N      end after so many\n" CLI_ADMIN_OPTIONS
+	.help = "  --count N      end after so many\n" CLI_ADMIN_HELP
 		"\nExample:\n  viaduct events --json | jq -r 'select(.event == "
 		"\"expired\").name'\n",
 	.run = events_run,
@@ -116,7 +83,7 @@ static void print_ids(const json_t *ids, const char *what)
 	size_t i;
 
 	json_array_foreach (ids, i, id) {
-		print_text(json_string_value(id));
+		cli_print_text(json_string_value(id), json_string_length(id));
 		printf("%s\n", what);
 	}
 }
@@ -136,9 +103,8 @@ static void print_revoke(const json_t *answer)
 
 static int revoke_run(int argc, char **argv)
 {
-	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
-						{"undo", no_argument, NULL, 'u'},
-						CLI_OPTIONS};
+	static const struct option options[] = {{"undo", no_argument, NULL, 'u'},
+						CLI_ADMIN_OPTIONS};
 	json_t *question = json_pack("{ss}", "cmd", "revoke");
 	const char *path = NULL;
 	int option;
@@ -153,17 +119,17 @@ static int revoke_run(int argc, char **argv)
 		cli_misused(&command_revoke, "one peer, by its id or name");
 	if (optind < argc)
 		json_object_set_new(question, "peer", json_string(argv[optind]));
-	return admin(path, question, print_revoke);
+	return cli_admin_run(path, question, print_revoke);
 }
 
 const struct command command_revoke = {
 	.name = "revoke",
-	.arguments = "[--undo] [PEER] [--socket PATH] [--json]",
+	.arguments = "[--undo] [PEER] " CLI_ADMIN_ARGUMENTS,
 	.summary = "throw a peer out for good, or let it come back",
 	.help = "PEER is an id, or the name of one that is here. Without it, lists who is "
 		"revoked.\n"
 		"\n"
-		"  --undo         let it join again\n" CLI_ADMIN_OPTIONS
+		"  --undo         let it join again\n" CLI_ADMIN_HELP
 		"\nExample:\n  viaduct revoke spiffe://lab/team/stolen-laptop\n",
 	.run = revoke_run,
 };
@@ -176,11 +142,11 @@ static void print_reload(const json_t *answer)
 	size_t i;
 
 	json_array_foreach (changes, i, change) {
-		print_text(string(change, "setting"));
+		cli_print_string(change, "setting");
 		printf(": ");
-		print_text(string(change, "from"));
+		cli_print_string(change, "from");
 		printf(" -> ");
-		print_text(string(change, "to"));
+		cli_print_string(change, "to");
 		putchar('\n');
 	}
 	if (!json_array_size(changes))
@@ -194,9 +160,8 @@ static void print_reload(const json_t *answer)
 
 static int reload_run(int argc, char **argv)
 {
-	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
-						{"dry-run", no_argument, NULL, 'n'},
-						CLI_OPTIONS};
+	static const struct option options[] = {{"dry-run", no_argument, NULL, 'n'},
+						CLI_ADMIN_OPTIONS};
 	json_t *question = json_pack("{ss}", "cmd", "reload");
 	const char *path = NULL;
 	int option;
@@ -209,16 +174,16 @@ static int reload_run(int argc, char **argv)
 	}
 	if (optind != argc)
 		cli_misused(&command_reload, "it takes no arguments");
-	return admin(path, question, print_reload);
+	return cli_admin_run(path, question, print_reload);
 }
 
 const struct command command_reload = {
 	.name = "reload",
-	.arguments = "[--dry-run] [--socket PATH] [--json]",
+	.arguments = "[--dry-run] " CLI_ADMIN_ARGUMENTS,
 	.summary = "apply a changed configuration, all of it or nothing",
 	.help = "Reads the configuration and all files that it names again. Sessions stay, and no\n"
 		"message is lost. SIGHUP does the same.\n\n"
-		"  --dry-run, -n  only say what would change, or why it can't\n" CLI_ADMIN_OPTIONS
+		"  --dry-run, -n  only say what would change, or why it can't\n" CLI_ADMIN_HELP
 		"\nExample:\n  viaduct reload --dry-run && viaduct reload\n",
 	.run = reload_run,
 };
@@ -230,15 +195,13 @@ static void print_drain(const json_t *answer)
 	printf("%" JSON_INTEGER_FORMAT
 	       " peers are told to go; the relay ends in %" JSON_INTEGER_FORMAT
 	       " s at the latest\n",
-	       json_integer_value(json_object_get(answer, "peers")),
-	       json_integer_value(json_object_get(answer, "seconds")));
+	       cli_integer(answer, "peers"), cli_integer(answer, "seconds"));
 }
 
 static int drain_run(int argc, char **argv)
 {
-	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
-						{"seconds", required_argument, NULL, 'n'},
-						CLI_OPTIONS};
+	static const struct option options[] = {{"seconds", required_argument, NULL, 'n'},
+						CLI_ADMIN_OPTIONS};
 	json_t *question = json_pack("{ss}", "cmd", "drain");
 	const char *path = NULL;
 	int option;
@@ -253,14 +216,14 @@ static int drain_run(int argc, char **argv)
 	}
 	if (optind != argc)
 		cli_misused(&command_drain, "it takes no arguments");
-	return admin(path, question, print_drain);
+	return cli_admin_run(path, question, print_drain);
 }
 
 const struct command command_drain = {
 	.name = "drain",
-	.arguments = "[--seconds N] [--socket PATH] [--json]",
+	.arguments = "[--seconds N] " CLI_ADMIN_ARGUMENTS,
 	.summary = "ask all peers to go, and end the relay when they have",
 	.help = "  --seconds N    wait for them so long (drain.seconds of the "
-		"configuration)\n" CLI_ADMIN_OPTIONS "\nExample:\n  viaduct drain --seconds 30\n",
+		"configuration)\n" CLI_ADMIN_HELP "\nExample:\n  viaduct drain --seconds 30\n",
 	.run = drain_run,
 };

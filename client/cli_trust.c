@@ -1,30 +1,18 @@
 /* viaduct trust: what a relay knows against its peers, and an operator's word on it. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "cli.h"
-
-static const char *string(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text && *text ? text : "-";
-}
-
-static json_int_t number(const json_t *object, const char *key)
-{
-	return json_integer_value(json_object_get(object, key));
-}
+#include "cli_admin.h"
 
 static double real(const json_t *object, const char *key)
 {
 	return json_number_value(json_object_get(object, key));
 }
 
-static void print_text(const char *text)
+/* Peers may have no name, and complaints no reason. */
+static void print_or_dash(const json_t *object, const char *key)
 {
-	cli_print_text(text, strlen(text));
+	if (*cli_string(object, key))
+		cli_print_string(object, key);
+	else
+		putchar('-');
 }
 
 static void print_state(const json_t *peer)
@@ -32,12 +20,12 @@ static void print_state(const json_t *peer)
 	printf("%.2f  ", real(peer, "score"));
 	if (json_is_true(json_object_get(peer, "pinned")))
 		printf("pinned");
-	else if (number(peer, "cut_s"))
-		printf("away for %" JSON_INTEGER_FORMAT " s", number(peer, "cut_s"));
+	else if (cli_integer(peer, "cut_s"))
+		printf("away for %" JSON_INTEGER_FORMAT " s", cli_integer(peer, "cut_s"));
 	else
-		printf("level %" JSON_INTEGER_FORMAT, number(peer, "level"));
-	if (number(peer, "cuts"))
-		printf(", cut %" JSON_INTEGER_FORMAT " times", number(peer, "cuts"));
+		printf("level %" JSON_INTEGER_FORMAT, cli_integer(peer, "level"));
+	if (cli_integer(peer, "cuts"))
+		printf(", cut %" JSON_INTEGER_FORMAT " times", cli_integer(peer, "cuts"));
 }
 
 static void print_peer(const json_t *answer)
@@ -45,8 +33,8 @@ static void print_peer(const json_t *answer)
 	const json_t *complaint = json_object_get(answer, "complaint"), *cause;
 	size_t i;
 
-	print_text(string(answer, "name"));
-	printf(" (%s)\nscore  ", string(answer, "id"));
+	print_or_dash(answer, "name");
+	printf(" (%s)\nscore  ", cli_string(answer, "id"));
 	print_state(answer);
 	putchar('\n');
 	if (json_array_size(json_object_get(answer, "causes")))
@@ -54,11 +42,12 @@ static void print_peer(const json_t *answer)
 	json_array_foreach (json_object_get(answer, "causes"), i, cause)
 		printf("%-10s%8.1f%6.0f %%%10" JSON_INTEGER_FORMAT "  %" JSON_INTEGER_FORMAT
 		       " s ago\n",
-		       string(cause, "cause"), real(cause, "points"), 100 * real(cause, "share"),
-		       number(cause, "times"), number(cause, "ago_s"));
+		       cli_string(cause, "cause"), real(cause, "points"),
+		       100 * real(cause, "share"), cli_integer(cause, "times"),
+		       cli_integer(cause, "ago_s"));
 	if (complaint) {
-		printf("\nlast complaint, by %s: ", string(complaint, "by"));
-		print_text(string(complaint, "reason"));
+		printf("\nlast complaint, by %s: ", cli_string(complaint, "by"));
+		print_or_dash(complaint, "reason");
 		putchar('\n');
 	}
 }
@@ -70,10 +59,10 @@ static void print_peers(const json_t *answer)
 	size_t i;
 
 	json_array_foreach (json_object_get(answer, "peers"), i, peer) {
-		printf("%s  ", string(peer, "id"));
+		printf("%s  ", cli_string(peer, "id"));
 		print_state(peer);
 		printf("  ");
-		print_text(string(peer, "name"));
+		print_or_dash(peer, "name");
 		putchar('\n');
 	}
 	if (!json_array_size(json_object_get(answer, "peers")))
@@ -86,11 +75,9 @@ static void print_peers(const json_t *answer)
 
 static int trust_run(int argc, char **argv)
 {
-	static const struct option options[] = {{"socket", required_argument, NULL, 's'},
-						CLI_OPTIONS};
-	json_t *question = json_pack("{ss}", "cmd", "trust"), *answer;
+	static const struct option options[] = {CLI_ADMIN_OPTIONS};
+	json_t *question = json_pack("{ss}", "cmd", "trust");
 	const char *path = NULL;
-	int code = CLI_OK;
 
 	while (cli_option(&command_trust, argc, argv, "h", options) != -1)
 		path = optarg;
@@ -100,30 +87,18 @@ static int trust_run(int argc, char **argv)
 		json_object_set_new(question, "peer", json_string(argv[optind]));
 	if (optind + 1 < argc)
 		json_object_set_new(question, "do", json_string(argv[optind + 1]));
-	answer = cli_admin_ask(path, question, &code);
-	if (!answer)
-		return code;
-	if (cli_json) {
-		cli_print(answer);
-		return CLI_OK;
-	}
-	if (optind < argc)
-		print_peer(answer);
-	else
-		print_peers(answer);
-	json_decref(answer);
-	return CLI_OK;
+	return cli_admin_run(path, question, optind < argc ? print_peer : print_peers);
 }
 
 const struct command command_trust = {
 	.name = "trust",
-	.arguments = "[PEER [pin | unpin | pardon]] [--socket PATH] [--json]",
+	.arguments = "[PEER [pin | unpin | pardon]] " CLI_ADMIN_ARGUMENTS,
 	.summary = "how far the relay trusts its peers, and why",
 	.help = "PEER is an id, or a name that is known here. Without it, lists all against whom\n"
 		"there is something.\n\n"
 		"  pin            always level 0, whatever the score\n"
 		"  unpin          no longer\n"
-		"  pardon         forget everything; who is away may come back\n" CLI_ADMIN_OPTIONS
+		"  pardon         forget everything; who is away may come back\n" CLI_ADMIN_HELP
 		"\n"
 		"The score is 100 / (100 + points). Below 0.75, 0.5 and 0.35 a peer is slowed "
 		"down\n"
