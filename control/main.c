@@ -3,7 +3,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <poll.h>
 #include <signal.h>
@@ -29,6 +28,7 @@
 #include "offload.h"
 #include "placement.h"
 #include "services.h"
+#include "ticket_file.h"
 #include "tls.h"
 
 enum {
@@ -48,11 +48,7 @@ static struct viaductd {
 	struct revoke revoke;
 	struct clusters clusters;
 	struct tickets tickets;
-	uv_timer_t tickets_timer;
-	uv_work_t tickets_work; // writes the copy
-	struct ticket_key tickets_copy[2];
-	bool tickets_busy;
-	int tickets_result;
+	struct ticket_file ticket_file;
 	const struct aead_ops *aead;
 	struct call_rcu_data *reclaimer;
 	uv_loop_t loop;
@@ -149,45 +145,14 @@ static void tls_stop(struct viaductd *v)
 	tickets_fini(&v->tickets);
 }
 
-/* In a thread of libuv's, as disks may be slow. */
-static void write_tickets(uv_work_t *work)
-{
-	struct viaductd *v = work->data;
-
-	v->tickets_result = tickets_write(v->tickets.path, v->tickets_copy);
-}
-
-static void on_tickets_written(uv_work_t *work, int status)
-{
-	struct viaductd *v = work->data;
-
-	OPENSSL_cleanse(v->tickets_copy, sizeof(v->tickets_copy));
-	v->tickets_busy = false;
-	tickets_written(&v->tickets, status ? status : v->tickets_result);
-}
-
-static void on_tickets(uv_timer_t *timer)
-{
-	struct viaductd *v = timer->data;
-
-	if (v->tickets_busy || !tickets_tick(&v->tickets, time(NULL)))
-		return;
-	memcpy(v->tickets_copy, v->tickets.keys, sizeof(v->tickets_copy));
-	v->tickets_work.data = v;
-	v->tickets_busy =
-		!uv_queue_work(&v->loop, &v->tickets_work, write_tickets, on_tickets_written);
-}
-
 static int tickets_start(struct viaductd *v)
 {
-	uv_timer_init(&v->loop, &v->tickets_timer);
-	v->tickets_timer.data = v;
-	return uv_timer_start(&v->tickets_timer, on_tickets, 1000, 1000);
+	return ticket_file_start(&v->ticket_file, &v->tickets, &v->loop);
 }
 
 static void tickets_stop(struct viaductd *v)
 {
-	uv_close((uv_handle_t *)&v->tickets_timer, NULL);
+	ticket_file_stop(&v->ticket_file);
 }
 
 static int rcu_start(struct viaductd *v)
@@ -323,7 +288,9 @@ static void services_stop(struct viaductd *v)
 
 static bool is_known(void *arg, const struct endpoint *remote)
 {
-	return known_has(arg, remote, dataplane_now_ms());
+	struct viaductd *v = arg;
+
+	return known_has(&v->known, remote, dataplane_now_ms());
 }
 
 /* Where threads may run beside workers and, if there is another core, the control thread. */
@@ -352,7 +319,7 @@ static int listener_begin(struct viaductd *v)
 		.address_count = v->config.control.listen_count,
 		.threads = offload_pauses() ? 0 : (unsigned int)v->config.crypto.threads,
 		.known = is_known,
-		.arg = &v->known,
+		.arg = v,
 	};
 	uint64_t key[2];
 
@@ -448,22 +415,21 @@ static void on_second(uv_timer_t *timer)
 		members_say_closing(&v->members, (unsigned int)(v->drained_ms - now_ms) / 1000 / 2);
 }
 
-/* Told of what happens to members, and tells those who watch. */
-static void on_news(void *arg, const struct member_news *news)
-{
-	struct viaductd *v = arg;
-
-	reputation_news(&v->reputation, news, dataplane_now_ms());
-	if (v->admin)
-		admin_tell(v->admin, news);
-}
-
+/* Tells those who watch. */
 static void on_verdict(void *arg, const struct member_news *news)
 {
 	struct viaductd *v = arg;
 
 	if (v->admin)
 		admin_tell(v->admin, news);
+}
+
+static void on_news(void *arg, const struct member_news *news)
+{
+	struct viaductd *v = arg;
+
+	reputation_news(&v->reputation, news, dataplane_now_ms());
+	on_verdict(v, news);
 }
 
 static int block(void *arg, const uint64_t source[2])
@@ -480,19 +446,12 @@ static int unblock(void *arg, const uint64_t source[2])
 	return dataplane_unblock(v->dataplane, source);
 }
 
-static bool is_member(void *arg, const struct endpoint *at)
-{
-	struct viaductd *v = arg;
-
-	return is_known(&v->known, at);
-}
-
 static int blocklist_start(struct viaductd *v)
 {
 	static const struct blocklist_ops ops = {
 		.block = block,
 		.unblock = unblock,
-		.is_member = is_member,
+		.is_member = is_known,
 	};
 
 	v->blocklist.ops = &ops;
