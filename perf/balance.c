@@ -5,7 +5,6 @@
  * makes the network for it.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <jansson.h>
 #include <math.h>
 #include <signal.h>
@@ -356,44 +355,21 @@ static const char usage[] =
 
 int main(int argc, char **argv)
 {
-	static const struct option names[] = {
-		{"seconds", required_argument, NULL, 's'},
-		{"rate", required_argument, NULL, 'r'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
 	unsigned int seconds = 9, rate = 2000;
 	json_t *all = json_object(), *result;
 	struct relay relay = {0};
 	bool as_json = false, good = true;
+	const struct option_row rows[] = {
+		OPTION_NUMBER("seconds", &seconds, 3, 3600),
+		OPTION_NUMBER("rate", &rate, 20, 100000),
+		OPTION_FLAG("json", &as_json),
+		{0},
+	};
 	struct pending *pending;
 	struct run *run;
 	double ratio, missed;
-	int c;
 
-	while ((c = getopt_long(argc, argv, "h", names, NULL)) != -1) {
-		switch (c) {
-		case 's':
-			seconds = option_number("seconds", optarg, 3, 3600);
-			break;
-		case 'r':
-			rate = option_number("rate", optarg, 20, 100000);
-			break;
-		case 'j':
-			as_json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			return EXIT_SUCCESS;
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (optind < argc) {
-		fputs("balance: takes options only; try --help\n", stderr);
-		return EXIT_USAGE;
-	}
+	options_read(rows, usage, argc, argv);
 	relay_find(&relay);
 	pending = malloc(PENDING * sizeof(*pending));
 	run = malloc(sizeof(*run));
@@ -422,12 +398,10 @@ int main(int argc, char **argv)
 	missed = weights_missed(json_object_get(all, "weighted"));
 	result = json_pack("{so sf sf}", "policies", all, "p99_ratio", ratio, "weights_missed",
 			   missed);
-	if (as_json) {
-		json_dumpf(result, stdout, JSON_INDENT(2));
-		putchar('\n');
-	} else {
+	if (!as_json)
 		print(result);
-	}
+	else
+		result_print(json_incref(result), true);
 	json_decref(result);
 	return good && ratio >= 5 && missed <= 0.02 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -4,7 +4,6 @@
  * a resumed handshake. With nobody who comes (--rate 0) it is the endurance test. Starts the relay
  * itself; build/perf/churn makes the network for it.
  */
-#include <getopt.h>
 #include <jansson.h>
 #include <poll.h>
 #include <signal.h>
@@ -212,59 +211,23 @@ static const char usage[] =
 	"  --messages N     a second, of all bystanders (default 20000)\n"
 	"  --json           print the result as JSON\n";
 
-static void options_read(struct options *o, struct relay *relay, int argc, char **argv)
-{
-	static const struct option names[] = {
-		{"seconds", required_argument, NULL, 's'},
-		{"rate", required_argument, NULL, 'r'},
-		{"peers", required_argument, NULL, 'n'},
-		{"bystanders", required_argument, NULL, 'b'},
-		{"messages", required_argument, NULL, 'm'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	int index = 0, c;
-
-	*o = (struct options){
-		.seconds = 60, .rate = 500, .peers = 4000, .bystanders = 50, .messages = 20000};
-	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
-		switch (c) {
-		case 's':
-			o->seconds = option_number("seconds", optarg, 3, 86400);
-			break;
-		case 'r':
-			o->rate = option_number("rate", optarg, 0, 10000);
-			break;
-		case 'n':
-			o->peers = option_number("peers", optarg, 1, 20000);
-			break;
-		case 'b':
-			o->bystanders = option_number("bystanders", optarg, 2, 20000);
-			break;
-		case 'm':
-			o->messages = option_number("messages", optarg, 1, 10000000);
-			break;
-		case 'j':
-			o->as_json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			exit(EXIT_SUCCESS);
-		default:
-			exit(EXIT_USAGE);
-		}
-	}
-	if (optind < argc) {
-		fputs("churn: takes options only; try --help\n", stderr);
-		exit(EXIT_USAGE);
-	}
-	relay_find(relay);
-}
-
 int main(int argc, char **argv)
 {
-	struct churn churn = {0}, *c = &churn;
+	struct churn churn = {.options = {.seconds = 60,
+					  .rate = 500,
+					  .peers = 4000,
+					  .bystanders = 50,
+					  .messages = 20000}};
+	struct churn *c = &churn;
+	const struct option_row rows[] = {
+		OPTION_NUMBER("seconds", &c->options.seconds, 3, 86400),
+		OPTION_NUMBER("rate", &c->options.rate, 0, 10000),
+		OPTION_NUMBER("peers", &c->options.peers, 1, 20000),
+		OPTION_NUMBER("bystanders", &c->options.bystanders, 2, 20000),
+		OPTION_NUMBER("messages", &c->options.messages, 1, 10000000),
+		OPTION_FLAG("json", &c->options.as_json),
+		{0},
+	};
 	struct crowd_report report;
 	struct rusage before, after;
 	struct crowd crowd;
@@ -274,7 +237,8 @@ int main(int argc, char **argv)
 	unsigned int warm_s, middle_s;
 	uint64_t begin;
 
-	options_read(&c->options, &c->relay, argc, argv);
+	options_read(rows, usage, argc, argv);
+	relay_find(&c->relay);
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	relay_start(&c->relay, "large");

@@ -14,7 +14,6 @@
  * The figures at the top of the output are those of `single`. Every 1,000th record that arrives is
  * opened and compared with what was published; every copy is counted.
  */
-#include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +40,7 @@ enum {
 static struct options {
 	uint32_t members, payload, seconds;
 	const char *aead;
-	int json;
+	bool json;
 } options = {.members = 1000, .payload = 256, .seconds = 5};
 
 static struct memory memory;
@@ -292,66 +291,24 @@ static const char usage[] = "usage: fanout-worker [--members N] [--payload BYTES
 
 static const struct aead_ops *parse(int argc, char **argv)
 {
-	static const struct option longs[] = {
-		{"members", 1, NULL, 'm'},
-		{"payload", 1, NULL, 'b'},
-		{"seconds", 1, NULL, 't'},
-		{"aead", 1, NULL, 'a'},
-		{"json", 0, NULL, 'j'},
-		{"help", 0, NULL, 'h'},
+	static const struct option_row rows[] = {
+		OPTION_NUMBER("members", &options.members, 1, 100000),
+		OPTION_NUMBER("payload", &options.payload, 4, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD),
+		OPTION_NUMBER("seconds", &options.seconds, 1, 600),
+		OPTION_TEXT("aead", &options.aead),
+		OPTION_FLAG("json", &options.json),
 		{0},
 	};
 	const struct aead_ops *aead;
-	int c;
 
-	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
-		switch (c) {
-		case 'm':
-			options.members = option_number("members", optarg, 1, 100000);
-			break;
-		case 'b':
-			options.payload = option_number("payload", optarg, 4,
-							MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
-			break;
-		case 't':
-			options.seconds = option_number("seconds", optarg, 1, 600);
-			break;
-		case 'a':
-			options.aead = optarg;
-			break;
-		case 'j':
-			options.json = 1;
-			break;
-		default:
-			fputs(usage, c == 'h' ? stdout : stderr);
-			exit(c == 'h' ? 0 : 2);
-		}
-	}
+	options_read(rows, usage, argc, argv);
 	aead = options.aead ? dataplane_aead(options.aead) : dataplane_aead_default();
 	// a crypto device would have to be started
-	if (!aead || aead == &aead_cryptodev || optind < argc) {
-		fprintf(stderr, "fanout-worker: an unknown cipher, or an argument\n%s", usage);
-		exit(2);
+	if (!aead || aead == &aead_cryptodev) {
+		fprintf(stderr, "fanout-worker: an unknown cipher\n%s", usage);
+		exit(EXIT_USAGE);
 	}
 	return aead;
-}
-
-static void print(json_t *out)
-{
-	const char *key;
-	json_t *value;
-
-	if (options.json) {
-		json_dumpf(out, stdout, JSON_REAL_PRECISION(6));
-		putchar('\n');
-		return;
-	}
-	json_object_foreach (out, key, value) {
-		char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-
-		printf("%-22s %s\n", key, text ? text : "");
-		free(text);
-	}
 }
 
 int main(int argc, char **argv)
@@ -407,7 +364,6 @@ int main(int argc, char **argv)
 			"verdict", verdict);
 	if (!out)
 		memory_fail("out of memory");
-	print(out);
-	json_decref(out);
+	result_print(out, options.json);
 	return strcmp(verdict, "ok") != 0;
 }

@@ -6,7 +6,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -359,51 +358,32 @@ static const struct through throughs[] = {
 	{"mqtt", mqtt_open, mqtt_publish, streams_poll},
 };
 
+static const char usage[] =
+	"usage: fanout-peers --through viaduct|nats|mqtt --relay IP --pki DIR [--members N]\n"
+	"                    [--payload BYTES] [--rate N] [--seconds S] [--core RELAYS]\n";
+
 static const struct through *parse(int argc, char **argv)
 {
-	static const struct option longs[] = {
-		{"through", 1, NULL, 't'}, {"relay", 1, NULL, 'r'},   {"pki", 1, NULL, 'p'},
-		{"members", 1, NULL, 'm'}, {"payload", 1, NULL, 'b'}, {"rate", 1, NULL, 'n'},
-		{"seconds", 1, NULL, 's'}, {"core", 1, NULL, 'c'},    {0},
-	};
 	const char *name = "";
-	int c;
+	const struct option_row rows[] = {
+		OPTION_TEXT("through", &name),
+		OPTION_TEXT("relay", &relay),
+		OPTION_TEXT("pki", &pki),
+		OPTION_NUMBER("members", &members, 1, MEMBERS_MAX),
+		OPTION_NUMBER("payload", &payload_size, 128, PAYLOAD_MAX),
+		OPTION_NUMBER("rate", &rate, 1, 100000),
+		OPTION_NUMBER("seconds", &seconds, 1, 600),
+		OPTION_NUMBER("core", &relay_core, 0, 1023),
+		{0},
+	};
 
-	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
-		switch (c) {
-		case 't':
-			name = optarg;
-			break;
-		case 'r':
-			relay = optarg;
-			break;
-		case 'p':
-			pki = optarg;
-			break;
-		case 'm':
-			members = option_number("members", optarg, 1, MEMBERS_MAX);
-			break;
-		case 'b':
-			payload_size = option_number("payload", optarg, 128, PAYLOAD_MAX);
-			break;
-		case 'n':
-			rate = option_number("rate", optarg, 1, 100000);
-			break;
-		case 's':
-			seconds = option_number("seconds", optarg, 1, 600);
-			break;
-		case 'c':
-			relay_core = option_number("core", optarg, 0, 1023);
-			break;
-		default:
-			exit(EXIT_USAGE);
-		}
-	}
+	options_read(rows, usage, argc, argv);
 	for (size_t i = 0; i < sizeof(throughs) / sizeof(throughs[0]); i++) {
 		if (strcmp(throughs[i].name, name) == 0 && relay && pki)
 			return &throughs[i];
 	}
-	die("usage: fanout-peers --through viaduct|nats|mqtt --relay IP --pki DIR …");
+	fputs(usage, stderr);
+	exit(EXIT_USAGE);
 }
 
 int main(int argc, char **argv)
@@ -427,9 +407,11 @@ int main(int argc, char **argv)
 	length = (now_ns() - begin) / 1000;
 	busy = length - (idle_us(relay_core) - idle);
 	received -= before;
-	printf("{\"published\": %" PRIu64 ", \"delivered\": %" PRIu64 ", \"lost\": %" PRId64
-	       ", \"relay_busy\": %.3f, \"cpu_per_million\": %.4f}\n",
-	       sent, received, (int64_t)(sent * members - received), (double)busy / (double)length,
-	       received ? (double)busy / (double)received : 0);
+	result_print(json_pack("{s:I s:I s:I s:f s:f}", "published", (json_int_t)sent, "delivered",
+			       (json_int_t)received, "lost",
+			       (json_int_t)(sent * members - received), "relay_busy",
+			       (double)busy / (double)length, "cpu_per_million",
+			       received ? (double)busy / (double)received : 0),
+		     true);
 	return 0;
 }

@@ -13,7 +13,6 @@
  * generator only copies them while the clock runs; what it could do is measured in the io phase.
  * Every 1,000th record that arrives is opened and compared with what was sent.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -40,12 +39,11 @@ enum {
 struct options {
 	uint32_t sessions, routes, payload, pack, spread, workers, churn, seconds;
 	const char *aead, *aead_device;
-	int json;
+	bool json;
 };
 
 static struct options options = {
 	.sessions = 64,
-	.routes = 64,
 	.payload = 128,
 	.pack = 1,
 	.workers = 1,
@@ -449,77 +447,32 @@ static const char usage[] =
 
 static void parse(int argc, char **argv)
 {
-	static const struct option longs[] = {
-		{"sessions", 1, NULL, 's'},
-		{"routes", 1, NULL, 'r'},
-		{"payload", 1, NULL, 'b'},
-		{"pack", 1, NULL, 'm'},
-		{"spread", 1, NULL, 'd'},
-		{"workers", 1, NULL, 'w'},
-		{"churn", 1, NULL, 'c'},
-		{"seconds", 1, NULL, 't'},
-		{"aead", 1, NULL, 'a'},
-		{"aead-device", 1, NULL, 'v'},
-		{"json", 0, NULL, 'j'},
-		{"help", 0, NULL, 'h'},
+	static const struct option_row rows[] = {
+		OPTION_NUMBER("sessions", &options.sessions, 1, 100000),
+		OPTION_NUMBER("routes", &options.routes, 1, 1000000),
+		OPTION_NUMBER("payload", &options.payload, 0, MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD),
+		OPTION_NUMBER("pack", &options.pack, 1, PACK_MAX),
+		OPTION_NUMBER("spread", &options.spread, 1, 100000),
+		OPTION_NUMBER("workers", &options.workers, 1, DATAPLANE_WORKERS_MAX),
+		OPTION_NUMBER("churn", &options.churn, 0, 1000000),
+		OPTION_NUMBER("seconds", &options.seconds, 1, 600),
+		OPTION_TEXT("aead", &options.aead),
+		OPTION_TEXT("aead-device", &options.aead_device),
+		OPTION_FLAG("json", &options.json),
 		{0},
 	};
-	bool routes_given = false;
-	int c;
 
-	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
-		switch (c) {
-		case 's':
-			options.sessions = option_number("sessions", optarg, 1, 100000);
-			break;
-		case 'r':
-			options.routes = option_number("routes", optarg, 1, 1000000);
-			routes_given = true;
-			break;
-		case 'b':
-			options.payload = option_number("payload", optarg, 0,
-							MEMORY_MTU - WIRE_PAYLOAD_OVERHEAD);
-			break;
-		case 'm':
-			options.pack = option_number("pack", optarg, 1, PACK_MAX);
-			break;
-		case 'd':
-			options.spread = option_number("spread", optarg, 1, 100000);
-			break;
-		case 'w':
-			options.workers =
-				option_number("workers", optarg, 1, DATAPLANE_WORKERS_MAX);
-			break;
-		case 'c':
-			options.churn = option_number("churn", optarg, 0, 1000000);
-			break;
-		case 't':
-			options.seconds = option_number("seconds", optarg, 1, 600);
-			break;
-		case 'a':
-			options.aead = optarg;
-			break;
-		case 'v':
-			options.aead_device = optarg;
-			break;
-		case 'j':
-			options.json = 1;
-			break;
-		default:
-			fputs(usage, c == 'h' ? stdout : stderr);
-			exit(c == 'h' ? 0 : 2);
-		}
-	}
-	if (!routes_given)
+	options_read(rows, usage, argc, argv);
+	if (!options.routes)
 		options.routes = options.sessions;
 	aead = options.aead ? dataplane_aead(options.aead) : dataplane_aead_default();
-	if (!aead || optind < argc || options.routes < options.sessions ||
-	    options.spread > options.routes || record_length() > MEMORY_MTU - WIRE_IP_OVERHEAD) {
+	if (!aead || options.routes < options.sessions || options.spread > options.routes ||
+	    record_length() > MEMORY_MTU - WIRE_IP_OVERHEAD) {
 		fprintf(stderr,
 			"forward: fewer routes than sessions, more spread than routes, a record "
 			"that is too large, or an unknown cipher\n%s",
 			usage);
-		exit(2);
+		exit(EXIT_USAGE);
 	}
 }
 
@@ -592,20 +545,6 @@ int main(int argc, char **argv)
 		memory_median(generator, rounds), "rounds", rounds, "verdict", verdict);
 	if (!out)
 		memory_fail("out of memory");
-	if (options.json) {
-		json_dumpf(out, stdout, JSON_REAL_PRECISION(6));
-		putchar('\n');
-	} else {
-		const char *key;
-		json_t *value;
-
-		json_object_foreach (out, key, value) {
-			char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-
-			printf("%-22s %s\n", key, text ? text : "");
-			free(text);
-		}
-	}
-	json_decref(out);
+	result_print(out, options.json);
 	return strcmp(verdict, "ok") != 0;
 }

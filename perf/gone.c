@@ -3,7 +3,6 @@
  * revoked in the middle of its sending. Starts the relay itself; build/perf/gone makes the network
  * for it.
  */
-#include <getopt.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
@@ -216,46 +215,19 @@ static const char usage[] =
 	"  --peers N   that are killed (default 100)\n"
 	"  --json      print the result as JSON\n";
 
-static void options_read(struct gone *g, int argc, char **argv)
-{
-	static const struct option names[] = {
-		{"peers", required_argument, NULL, 'n'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	int index = 0, c;
-
-	g->peers = 100;
-	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
-		switch (c) {
-		case 'n':
-			g->peers = option_number("peers", optarg, 2, PEERS_MAX);
-			break;
-		case 'j':
-			g->as_json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			exit(EXIT_SUCCESS);
-		default:
-			exit(EXIT_USAGE);
-		}
-	}
-	if (optind < argc) {
-		fputs("gone: takes options only; try --help\n", stderr);
-		exit(EXIT_USAGE);
-	}
-	relay_find(&g->relay);
-}
-
 int main(int argc, char **argv)
 {
-	struct gone gone = {0}, *g = &gone;
+	struct gone gone = {.peers = 100}, *g = &gone;
+	const struct option_row rows[] = {
+		OPTION_NUMBER("peers", &g->peers, 2, PEERS_MAX),
+		OPTION_FLAG("json", &g->as_json),
+		{0},
+	};
 	double first, last, ms, ms_most = 0, ms_sum = 0;
 	uint64_t late, late_most = 0;
 
-	options_read(g, argc, argv);
+	options_read(rows, usage, argc, argv);
+	relay_find(&g->relay);
 	signal(SIGPIPE, SIG_IGN);
 	relay_start(&g->relay, "large");
 	kill_and_wait(g, &first, &last);

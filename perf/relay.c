@@ -216,22 +216,3 @@ unsigned int descriptors_raise(unsigned int peers)
 		die("may open too few files (ulimit -n)");
 	return (unsigned int)limit.rlim_max - peers - DESCRIPTORS;
 }
-
-void result_print(json_t *result, bool as_json)
-{
-	const char *key;
-	json_t *value;
-
-	if (as_json) {
-		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
-		putchar('\n');
-	} else {
-		json_object_foreach (result, key, value) {
-			if (json_is_string(value))
-				printf("%-26s%14s\n", key, json_string_value(value));
-			else
-				printf("%-26s%14.2f\n", key, json_number_value(value));
-		}
-	}
-	json_decref(result);
-}

@@ -58,7 +58,4 @@ void pass_time(struct viaduct *viaduct, double seconds);
  */
 unsigned int descriptors_raise(unsigned int peers);
 
-/* Prints an object of numbers, as JSON or as a table. Takes it over. */
-void result_print(json_t *result, bool as_json);
-
 #endif

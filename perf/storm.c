@@ -7,7 +7,6 @@
  * machine, are not what limits them. They are compared with the server's side of the same
  * handshake, with the same certificates, in memory on the same core.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <openssl/ssl.h>
@@ -184,50 +183,17 @@ static const char usage[] =
 	"                   same, threads_us_per_handshake is theirs\n"
 	"  --json           print the result as JSON\n";
 
-static void options_read(struct options *o, struct relay *relay, int argc, char **argv)
-{
-	static const struct option names[] = {
-		{"peers", required_argument, NULL, 'n'},
-		{"bystanders", required_argument, NULL, 'b'},
-		{"timeout", required_argument, NULL, 't'},
-		{"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},
-		{0},
-	};
-	int index = 0, c;
-
-	*o = (struct options){.peers = 10000, .bystanders = 50, .join_s = 120};
-	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
-		switch (c) {
-		case 'n':
-			o->peers = option_number("peers", optarg, 1, 20000);
-			break;
-		case 'b':
-			o->bystanders = option_number("bystanders", optarg, 2, 1000);
-			break;
-		case 't':
-			o->join_s = option_number("timeout", optarg, 1, 3600);
-			break;
-		case 'j':
-			o->as_json = true;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			exit(EXIT_SUCCESS);
-		default:
-			exit(EXIT_USAGE);
-		}
-	}
-	if (optind < argc) {
-		fputs("storm: takes options only; try --help\n", stderr);
-		exit(EXIT_USAGE);
-	}
-	relay_find(relay);
-}
-
 int main(int argc, char **argv)
 {
-	struct storm storm = {0}, *s = &storm;
+	struct storm storm = {.options = {.peers = 10000, .bystanders = 50, .join_s = 120}};
+	struct storm *s = &storm;
+	const struct option_row rows[] = {
+		OPTION_NUMBER("peers", &s->options.peers, 1, 20000),
+		OPTION_NUMBER("bystanders", &s->options.bystanders, 2, 1000),
+		OPTION_NUMBER("timeout", &s->options.join_s, 1, 3600),
+		OPTION_FLAG("json", &s->options.as_json),
+		{0},
+	};
 	struct crowd_report bystanding;
 	struct crowd crowd;
 	double base, memory, cpu, helpers, seconds, resumed_seconds, resumed_cpu, rate, raw;
@@ -236,7 +202,8 @@ int main(int argc, char **argv)
 	uint64_t begin;
 	cpu_set_t core;
 
-	options_read(&s->options, &s->relay, argc, argv);
+	options_read(rows, usage, argc, argv);
+	relay_find(&s->relay);
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 

@@ -6,7 +6,6 @@
  * Some messages are requests, which give the round trips. Prints one JSON object.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <poll.h>
@@ -24,13 +23,13 @@
 #include "viaduct.h"
 #include "histogram.h"
 #include "measure.h"
+#include "options.h"
 
 enum {
 	PAYLOAD_MIN = 24, // number, time, sender, receiver
 	PAYLOAD_MAX = 9000,
 	PATTERN_PERIOD = 251,
 	LEAVE_S = 3,
-	EXIT_USAGE = 2,
 	EXIT_INTERRUPTED = 130,
 };
 
@@ -42,10 +41,10 @@ struct options {
 	unsigned int rate;     // messages a second, all peers together
 	unsigned int requests; // one message in so many is a request
 	unsigned int join_s, linger_s;
-	double seconds;
+	unsigned int seconds;
 	bool poisson;
 	unsigned int seed;
-	pid_t watch; // 0: no process
+	unsigned int watch; // process; 0: none
 };
 
 struct swarm;
@@ -384,7 +383,7 @@ static void run_show(struct swarm *s, uint64_t start, bool last)
 static void messages_run(struct swarm *s)
 {
 	struct pollfd ready = {.fd = viaduct_fd(s->viaduct), .events = POLLIN};
-	double cpu = watch_cpu(s->options.watch);
+	double cpu = watch_cpu((pid_t)s->options.watch);
 	uint64_t start = now_ns(), now = start, deadline;
 	double due = 0; // when the next message is, after start
 
@@ -409,8 +408,8 @@ static void messages_run(struct swarm *s)
 		now = now_ns();
 	}
 	s->seconds = (double)(now - start) / (double)SECOND;
-	s->cpu_percent = 100 * (watch_cpu(s->options.watch) - cpu) / s->seconds;
-	s->memory_mb = process_memory(s->options.watch);
+	s->cpu_percent = 100 * (watch_cpu((pid_t)s->options.watch) - cpu) / s->seconds;
+	s->memory_mb = process_memory((pid_t)s->options.watch);
 	deadline = now + s->options.linger_s * SECOND;
 	while ((s->delivered < s->sent || s->waiting) && now_ns() < deadline && !interrupted)
 		viaduct_wait(s->viaduct, 10);
@@ -487,42 +486,26 @@ static const char usage[] =
 	"  --watch PID          also report CPU and memory of this process\n"
 	"  --json FILE          where the result goes (default: standard output)\n";
 
-/* Reads a number, or ends the program with a sentence about it. */
-static double number(const char *option, const char *text, double low, double high)
+static void options_get(struct options *o, int argc, char **argv)
 {
-	char *end;
-	double value = strtod(text, &end);
-
-	if (end == text || *end || !(value >= low && value <= high)) {
-		fprintf(stderr, "swarm: --%s wants a number from %.10g to %.10g, not '%s'\n",
-			option, low, high, text);
-		exit(EXIT_USAGE);
-	}
-	return value;
-}
-
-static void options_read(struct options *o, int argc, char **argv)
-{
-	static const struct option names[] = {
-		{"relay", required_argument, NULL, 'r'},
-		{"pki", required_argument, NULL, 'k'},
-		{"peers", required_argument, NULL, 'n'},
-		{"rate", required_argument, NULL, 'R'},
-		{"seconds", required_argument, NULL, 's'},
-		{"payload", required_argument, NULL, 'p'},
-		{"lanes", required_argument, NULL, 'l'},
-		{"poisson", no_argument, NULL, 'P'},
-		{"request-every", required_argument, NULL, 'q'},
-		{"handshakes", required_argument, NULL, 'H'},
-		{"join-timeout", required_argument, NULL, 'j'},
-		{"linger", required_argument, NULL, 'L'},
-		{"seed", required_argument, NULL, 'S'},
-		{"watch", required_argument, NULL, 'w'},
-		{"json", required_argument, NULL, 'o'},
-		{"help", no_argument, NULL, 'h'},
+	const struct option_row rows[] = {
+		OPTION_TEXT("relay", &o->relay),
+		OPTION_TEXT("pki", &o->pki),
+		OPTION_NUMBER("peers", &o->peers, 1, 1000000),
+		OPTION_NUMBER("rate", &o->rate, 1, 100000000),
+		OPTION_NUMBER("seconds", &o->seconds, 1, 86400),
+		OPTION_NUMBER("payload", &o->payload, PAYLOAD_MIN, PAYLOAD_MAX),
+		OPTION_NUMBER("lanes", &o->lanes, 1, VIADUCT_LANES_MAX),
+		OPTION_FLAG("poisson", &o->poisson),
+		OPTION_NUMBER("request-every", &o->requests, 0, 1000000),
+		OPTION_NUMBER("handshakes", &o->handshakes, 1, 100000),
+		OPTION_NUMBER("join-timeout", &o->join_s, 1, 86400),
+		OPTION_NUMBER("linger", &o->linger_s, 1, 3600),
+		OPTION_NUMBER("seed", &o->seed, 0, UINT32_MAX),
+		OPTION_NUMBER("watch", &o->watch, 1, INT32_MAX),
+		OPTION_TEXT("json", &o->json),
 		{0},
 	};
-	int index = 0, c;
 
 	*o = (struct options){
 		.relay = getenv("VIADUCT_RELAY"),
@@ -537,66 +520,9 @@ static void options_read(struct options *o, int argc, char **argv)
 		.linger_s = 3,
 		.seed = 1,
 	};
-	while ((c = getopt_long(argc, argv, "h", names, &index)) != -1) {
-		const char *name = names[index].name;
-
-		switch (c) {
-		case 'r':
-			o->relay = optarg;
-			break;
-		case 'k':
-			o->pki = optarg;
-			break;
-		case 'n':
-			o->peers = (unsigned int)number(name, optarg, 1, 1000000);
-			break;
-		case 'R':
-			o->rate = (unsigned int)number(name, optarg, 1, 100000000);
-			break;
-		case 's':
-			o->seconds = number(name, optarg, 0.1, 86400);
-			break;
-		case 'p':
-			o->payload = (unsigned int)number(name, optarg, PAYLOAD_MIN, PAYLOAD_MAX);
-			break;
-		case 'l':
-			o->lanes = (unsigned int)number(name, optarg, 1, VIADUCT_LANES_MAX);
-			break;
-		case 'P':
-			o->poisson = true;
-			break;
-		case 'q':
-			o->requests = (unsigned int)number(name, optarg, 0, 1000000);
-			break;
-		case 'H':
-			o->handshakes = (unsigned int)number(name, optarg, 1, 100000);
-			break;
-		case 'j':
-			o->join_s = (unsigned int)number(name, optarg, 1, 86400);
-			break;
-		case 'L':
-			o->linger_s = (unsigned int)number(name, optarg, 1, 3600);
-			break;
-		case 'S':
-			o->seed = (unsigned int)number(name, optarg, 0, UINT32_MAX);
-			break;
-		case 'w':
-			o->watch = (pid_t)number(name, optarg, 1, INT32_MAX);
-			break;
-		case 'o':
-			o->json = optarg;
-			break;
-		case 'h':
-			fputs(usage, stdout);
-			exit(EXIT_SUCCESS);
-		default:
-			fputs("Try: swarm --help\n", stderr);
-			exit(EXIT_USAGE);
-		}
-	}
-	if (optind < argc || !o->relay || !o->pki) {
-		fputs("swarm: needs --relay and --pki, and nothing but options; try --help\n",
-		      stderr);
+	options_read(rows, usage, argc, argv);
+	if (!o->relay || !o->pki) {
+		fputs("swarm: needs --relay and --pki; try --help\n", stderr);
 		exit(EXIT_USAGE);
 	}
 }
@@ -630,11 +556,11 @@ int main(int argc, char **argv)
 
 	if (!s)
 		return EXIT_FAILURE;
-	options_read(&s->options, argc, argv);
+	options_get(&s->options, argc, argv);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	descriptors_raise(s->options.peers);
-	s->planned = (uint64_t)(s->options.seconds * s->options.rate);
+	s->planned = (uint64_t)s->options.seconds * s->options.rate;
 	if (!s->planned)
 		s->planned = 1;
 	s->random = s->options.seed;
