@@ -117,6 +117,11 @@ class Relay:
         with open(self.file, "w") as file:
             file.write(yaml_text(self.config))
 
+    def reload(self, **sections):
+        """Changes its configuration while it runs, which must do."""
+        self.configure(**sections)
+        assert self.admin("reload")["ok"]
+
     # its process
 
     def start(self):
@@ -178,6 +183,10 @@ class Relay:
         return [{key: json.loads(value) if value.startswith('"') else value
                  for key, value in LOGFMT.findall(line)}
                 for line in self.log(begin).splitlines() if line.startswith("ts=")]
+
+    def said(self, message, begin=0):
+        """The lines of the log with this message."""
+        return [line for line in self.log_lines(begin) if line["msg"] == message]
 
     def log_size(self):
         return os.path.getsize(self.log_file)

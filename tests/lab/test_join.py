@@ -8,8 +8,8 @@ import time
 import pytest
 
 from netns import PEER_V4, PEER_V6
-from peer import (BULK, CONTROL, CONTROL_CLASS, CRITICAL, ERROR, FLAG_SEALED, HELLO, NORMAL, PING, PONG,
-                  PUBLISH, REQUEST, RESPONSE, SEND, Message)
+from peer import (BULK, CONTROL, CONTROL_CLASS, CRITICAL, ERROR, FLAG_SEALED, HELLO, NORMAL, PING,
+                  PONG, PUBLISH, REQUEST, RESPONSE, SEND, Message)
 from relay import CONTROL_V4, CONTROL_V6, eventually
 
 NOBODY = bytes(range(16))

@@ -42,8 +42,7 @@ def everything(peers):
 
 
 def apply(relay, rules):
-    relay.configure(policy={"rules": rules})
-    assert relay.admin("reload")["ok"]
+    relay.reload(policy={"rules": rules})
 
 
 def test_rules(relay, peers):

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 
 from conftest import Neighbours
 from netns import RELAY_INTERFACE
-from peer import HELLO, PING, Connection, Peer
+from peer import HELLO, PING, Connection
 from relay import CONTROL_V4, VIADUCT, eventually
 
 RELOADS = 20
@@ -50,10 +50,15 @@ class Rekeying(Neighbours):
 
 
 @pytest.fixture
-def peers(join, federation):
+def identities(federation):
+    """All of one cluster, so that there can be rules about it."""
+    return lambda name: federation.peer(name, "reload")
+
+
+@pytest.fixture
+def peers(join):
     """Two who talk all the time, as fast as they can."""
-    thread = Rekeying(*(join(federation.peer(name, "reload")) for name in ("alice", "bob")),
-                      pause=0.001)
+    thread = Rekeying(join("alice"), join("bob"), pause=0.001)
     thread.start()
     yield thread
     thread.finish()
@@ -85,9 +90,9 @@ def renew(relay, federation, serial, another_key=False):
         serialization.Encoding.PEM))
 
 
-def served(federation):
+def served(federation, identities):
     """The serial number of the certificate that newcomers see."""
-    connection = Connection(federation.peer("viewer", "reload"), federation.trust, CONTROL_V4)
+    connection = Connection(identities("viewer"), federation.trust, CONTROL_V4)
     serial = connection.tls.get_peer_certificate().get_serial_number()
     connection.abandon()
     return serial
@@ -99,7 +104,7 @@ def policy(number):
             {"from": f"other{number}", "to": ["reload"] if number % 2 else []}]
 
 
-def test_nothing_is_lost(relay, federation, peers):
+def test_nothing_is_lost(relay, federation, peers, join, identities):
     """A new certificate, a new policy and new limits, and now and then a new key."""
     for number in range(1, RELOADS + 1):
         renew(relay, federation, number, another_key=number % 8 == 0)
@@ -117,19 +122,19 @@ def test_nothing_is_lost(relay, federation, peers):
             assert answer["ok"] and answer["applied"]
             assert {"setting": "limits.handshakes", "from": str(99 + number),
                     "to": str(100 + number), "live": True} in answer["changes"]
-        assert served(federation) == number
+        assert served(federation, identities) == number
         sent = peers.sent
         eventually(lambda: peers.sent > sent + 20)
         if number == RELOADS // 2:
             rekey(peers, [0, 1])
-    newcomer = Peer(federation.peer("carol", "reload"), federation.trust, CONTROL_V4).connect()
+    newcomer = join("carol")
     assert newcomer.welcome["keepalive"] == 1 + RELOADS
     newcomer.leave()
     # who was there keeps what it was told when it joined or rekeyed
     assert peers.pair[0].welcome["keepalive"] == 1 + RELOADS // 2
 
 
-def test_dry_run(relay, federation, peers):
+def test_dry_run(relay, peers):
     relay.configure(session={"keepalive": 7})
     done = relay.viaduct("reload", "--dry-run")
     assert done.returncode == 0
@@ -165,12 +170,12 @@ def rekey(peers, which):
     eventually(lambda: not peers.due, 5)
 
 
-def test_another_key(relay, federation, peers):
+def test_another_key(relay, federation, peers, join, make_peer, identities):
     """New peers see another relay; old ones go on, and get its new id in their keys by a rekey."""
     alice, bob = peers.pair
-    carol = Peer(federation.peer("carol", "reload"), federation.trust, CONTROL_V4).connect()
-    dave = Peer(federation.peer("dave", "reload"), federation.trust, CONTROL_V4).join()
-    begun = Connection(federation.peer("erin", "reload"), federation.trust, CONTROL_V4)
+    carol = join("carol")
+    dave = make_peer("dave").join()
+    begun = Connection(identities("erin"), federation.trust, CONTROL_V4)
     other = federation.issue("other-relay", uris=["spiffe://lab/relay/one"],
                              usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
     relay.configure(tls={"certificate": other.certificate, "key": other.key})
@@ -233,7 +238,7 @@ def test_libviaduct_and_another_key(relay, federation, peers):
                                      usages=[x509.ExtendedKeyUsageOID.SERVER_AUTH])
             relay.configure(tls={"certificate": other.certificate, "key": other.key})
             before = epoch()
-            assert relay.admin("reload")["ok"]
+            relay.reload()
             eventually(lambda: epoch() > before + 1, 15)
             assert relay.admin("status")["handshakes"]["refused"] == 0
         finally:
@@ -241,26 +246,26 @@ def test_libviaduct_and_another_key(relay, federation, peers):
         assert "no rekey" not in process.stdout.read()
 
 
-def test_limits_hold_for_who_begins_later(relay, federation):
+def test_limits_hold_for_who_begins_later(relay, federation, identities):
     """Not for a hello that is longer already than the new limit allows."""
-    connection = Connection(federation.peer("carol", "reload"), federation.trust, CONTROL_V4)
+    connection = Connection(identities("carol"), federation.trust, CONTROL_V4)
     connection.tls.sendall(b'{"viaduct": 1,' + b" " * 1000)
     eventually(lambda: relay.admin("status")["handshakes"]["open"] == 1)
     relay.configure(limits={"hello_size": 256, "hello_timeout": 1})
     assert relay.viaduct("reload", "--dry-run").stdout == (
         "limits.hello_timeout: 5 -> 1\nlimits.hello_size: 4096 -> 256\nnot applied\n")
-    assert relay.admin("reload")["ok"]
+    relay.reload()
     assert "index" in connection.ask(b'"ciphers": ["aes-256-gcm"]}\n')
     connection.close()
-    connection = Connection(federation.peer("dave", "reload"), federation.trust, CONTROL_V4)
+    connection = Connection(identities("dave"), federation.trust, CONTROL_V4)
     assert connection.ask(b" " * 256)["error"] == "too_long"
     connection.close()
     relay.configure(session={"max": 5000})
     unchanged(relay, "session.max: can't be changed without a restart")
 
 
-def test_bad_files_change_nothing(relay, federation, peers, tmp_path):
-    serial = served(federation)
+def test_bad_files_change_nothing(relay, federation, peers, tmp_path, make_peer, identities):
+    serial = served(federation, identities)
     good = open(relay.file).read()
     relay.configure(session={"keepalive": 7})
     wanted = open(relay.file).read()
@@ -282,14 +287,13 @@ def test_bad_files_change_nothing(relay, federation, peers, tmp_path):
     (tmp_path / "cert").write_bytes(certificate)
     relay.configure(trust={"crl": "nowhere"})
     unchanged(relay, "trust.crl")
-    assert served(federation) == serial
-    assert Peer(federation.peer("carol", "reload"), federation.trust,
-                CONTROL_V4).join().welcome["keepalive"] == 10
+    assert served(federation, identities) == serial
+    assert make_peer("carol").join().welcome["keepalive"] == 10
     (tmp_path / "viaductd.yaml").write_text(good)
     assert relay.viaduct("reload").returncode == 0
 
 
-def test_files_that_come_and_go(relay, federation, peers):
+def test_files_that_come_and_go(relay, federation, peers, identities):
     """Of the configuration and what it names, all is taken over, or nothing of it."""
     over = threading.Event()
 
@@ -302,7 +306,7 @@ def test_files_that_come_and_go(relay, federation, peers):
                 os.rename(path + ".away", path)
                 time.sleep(0.002)
     thread = threading.Thread(target=come_and_go)
-    before = served(federation)
+    before = served(federation, identities)
     results = set()
     applied = 0
     thread.start()
@@ -316,16 +320,15 @@ def test_files_that_come_and_go(relay, federation, peers):
     finally:
         over.set()
         thread.join()
-    assert served(federation) == before
+    assert served(federation, identities) == before
     assert relay.admin("reload") == {"ok": True, "applied": True, "changes": []}
 
 
-def test_trust_is_enforced(relay, federation, peers, tmp_path):
+def test_trust_is_enforced(relay, peers, tmp_path, join):
     """A reload throws out whom it no longer trusts, and no one else."""
-    mallory = Peer(federation.peer("mallory", "reload"), federation.trust, CONTROL_V4).connect()
+    mallory = join("mallory")
     (tmp_path / "pins").write_text("\n".join(peer.identity.text for peer in peers.pair))
-    relay.configure(trust={"pins_file": "pins"})
-    assert relay.admin("reload")["ok"]
+    relay.reload(trust={"pins_file": "pins"})
     mallory.wait_event("revoked")
     assert mallory.identity.text not in relay.peers()
     with pytest.raises(SSL.Error):
@@ -334,23 +337,21 @@ def test_trust_is_enforced(relay, federation, peers, tmp_path):
     unchanged(relay, "pins:1: this is not a peer's id")
     with pytest.raises(SSL.Error):
         mallory.connect()
-    relay.configure(trust={"pins_file": None})
-    assert relay.admin("reload")["ok"]
+    relay.reload(trust={"pins_file": None})
     mallory.connect().leave()
 
 
-def test_tickets_end_with_their_ca(relay, federation, tmp_path):
-    alice = Peer(federation.peer("alice", "reload"), federation.trust, CONTROL_V4).connect()
+def test_tickets_end_with_their_ca(relay, federation, tmp_path, join):
+    alice = join("alice")
     alice.leave()
     assert alice.connect().resumed
     alice.leave()
-    assert relay.admin("reload")["ok"]
+    relay.reload()
     assert alice.connect().resumed
     alice.leave()
     other = federation.__class__(tmp_path / "other")
     both = open(federation.trust).read() + open(other.trust).read()
     (tmp_path / "both").write_text(both)
-    relay.configure(tls={"ca": "both"})
-    assert relay.admin("reload")["ok"]
+    relay.reload(tls={"ca": "both"})
     assert not alice.connect().resumed
     alice.leave()

@@ -201,8 +201,7 @@ def test_file_cannot_be_written(relay, join, neighbours):
     try:
         begin = relay.log_size()
         trust(relay, alice, "pin")
-        line = eventually(lambda: [line for line in relay.log_lines(begin)
-                                   if line["msg"] == "scores not kept"], 15)[0]
+        line = eventually(lambda: relay.said("scores not kept", begin), 15)[0]
         assert line["level"] == "warning"
         assert trust(relay, alice)["pinned"]
     finally:

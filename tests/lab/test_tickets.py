@@ -27,17 +27,13 @@ def shake(federation):
     return shake
 
 
-def said(relay, message):
-    return [line for line in relay.log_lines() if line["msg"] == message]
-
-
 def test_resumed_after_a_restart(start, shake, tmp_path):
     relay = start(tmp_path / "keys")
     ticket = shake()[1]
     relay.kill()
     relay.start()
     assert os.stat(tmp_path / "keys").st_mode & 0o777 == 0o600
-    assert not said(relay, "ticket keys not read")
+    assert not relay.said("ticket keys not read")
     resumed, ticket = shake(ticket)
     assert resumed
     assert shake(ticket)[0]
@@ -68,10 +64,10 @@ def test_full_disk(small_disk, start, shake):
     ticket = shake()[1]
     assert shake(ticket)[0]
     time.sleep(2.5)  # it rotates, and fails again
-    assert len(said(relay, "ticket keys not kept")) == 1
+    assert len(relay.said("ticket keys not kept")) == 1
     assert os.listdir(disk) == ["filler"]
     (disk / "filler").unlink()
-    eventually(lambda: said(relay, "ticket keys kept"), 5)
+    eventually(lambda: relay.said("ticket keys kept"), 5)
     assert sorted(os.listdir(disk)) == ["keys"]
 
 
@@ -83,19 +79,19 @@ def test_disk_that_fills_up(small_disk, start, shake):
     keys = (disk / "keys").read_bytes()
     with pytest.raises(OSError, match="No space left"):
         (disk / "filler").write_bytes(bytes(8192))
-    eventually(lambda: said(relay, "ticket keys not kept"), 5)
-    assert said(relay, "ticket keys not kept")[0]["reason"] == "No space left on device"
+    eventually(lambda: relay.said("ticket keys not kept"), 5)
+    assert relay.said("ticket keys not kept")[0]["reason"] == "No space left on device"
     assert (disk / "keys").read_bytes() == keys
     relay.kill()
     relay.start()
-    assert not said(relay, "ticket keys not read")
+    assert not relay.said("ticket keys not read")
     assert shake(ticket)[0]
     (disk / "filler").unlink()
 
 
 def test_no_folder(start, shake, tmp_path):
     relay = start(tmp_path / "nowhere" / "keys")
-    assert said(relay, "ticket keys not kept")
+    assert relay.said("ticket keys not kept")
     assert shake(shake()[1])[0]
 
 
@@ -112,7 +108,7 @@ def test_bad_file(start, shake, tmp_path, spoil):
     relay.kill()
     spoil(file)
     relay.start()
-    assert said(relay, "ticket keys not read")
+    assert relay.said("ticket keys not read")
     assert not shake(ticket)[0]
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.stat().st_size > 100

@@ -251,13 +251,11 @@ def test_clusters(relay, join, federation):
     leave_topic(green, "green/all")
     assert refusal(blue, publish(blue, "green/all")) == "no_route"
     # a reload changes who is a member, and loses nothing
-    relay.configure(topics={"configured": [{"name": "news", "clusters": ["blue"]}]})
-    assert relay.admin("reload")["ok"]
+    relay.reload(topics={"configured": [{"name": "news", "clusters": ["blue"]}]})
     eventually(lambda: listed(relay, "news")["members"] == 1)
     publish(red, "news", b"to blue")
     assert blue.wait(lambda message: message.kind == PUBLISH).payload == b"to blue"
-    relay.configure(topics=SMALL)
-    assert relay.admin("reload")["ok"]
+    relay.reload(topics=SMALL)
 
 
 @pytest.mark.relay(policy={"rules": [{"from": "red", "to": []}]})
