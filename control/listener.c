@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include <urcu/list.h>
 
@@ -205,6 +206,15 @@ static bool is_away(const struct connection *connection)
 	return connection->offload || connection->threaded;
 }
 
+/* Whether it waits for us, not we for it: after a pause of ours it may have said all long ago. */
+static bool is_unread(struct connection *connection)
+{
+	int bytes = 0;
+
+	return !cds_list_empty(&connection->ready) ||
+	       (ioctl(connection->fd, FIONREAD, &bytes) == 0 && bytes > 0);
+}
+
 /* Closes one of this state that has had the time for its ClientHello. Returns whether there was
  * one. */
 static bool evict(struct listener *listener, enum state state)
@@ -214,7 +224,7 @@ static bool evict(struct listener *listener, enum state state)
 	cds_list_for_each_entry (connection, &listener->lists[state], node) {
 		if (now_ms(listener) - connection->since_ms < EARLY_MS)
 			break;
-		if (is_away(connection))
+		if (is_away(connection) || (state != STATE_CLOSING && is_unread(connection)))
 			continue;
 		listener->counters.evicted++;
 		close_connection(connection);

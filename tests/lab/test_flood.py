@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import signal
 import socket
 import threading
 import time
@@ -187,6 +188,35 @@ def client_hello():
     with pytest.raises(SSL.WantReadError):
         connection.do_handshake()
     return connection.bio_read(65536)
+
+
+@pytest.mark.relay(limits={"handshakes": 8})
+def test_relay_was_away(relay):
+    """What came while it didn't run, it reads before it says that somebody takes too long."""
+    hello = client_hello()
+    before = handshakes(relay)
+    sockets = [socket.create_connection(CONTROL_V4, timeout=10) for _ in range(9)]
+    try:
+        for sock in sockets[:8]:
+            sock.sendall(hello[:10])
+        eventually(lambda: handshakes(relay)["open"] == 8, 5)
+        os.kill(relay.process.pid, signal.SIGSTOP)
+        try:
+            sockets[8].sendall(hello)
+            for sock in sockets[:8]:
+                sock.sendall(hello[10:])
+            time.sleep(0.2)  # more than it gives a newcomer for its ClientHello
+        finally:
+            os.kill(relay.process.pid, signal.SIGCONT)
+        # as many as there are places get their ServerHello; when they go, so does the last
+        for sock in sockets:
+            assert sock.recv(1) == b"\x16"
+            sock.close()
+    finally:
+        for sock in sockets:
+            sock.close()
+    eventually(lambda: quiet(relay), 10)
+    assert handshakes(relay)["evicted"] == before["evicted"]
 
 
 @pytest.mark.parametrize("threads", [0, 2])
