@@ -105,7 +105,7 @@ static int placement_start(struct viaductd *v)
 		return result;
 	for (unsigned int i = 0; i < v->plan.warning_count; i++)
 		log_warning("placement", "warning=%s", v->plan.warnings[i]);
-	// what is made from here on is mostly for the workers: tables, sessions, keys
+	// much of what is made from here on is for the workers
 	return node_prefer(v->plan.workers[0].node);
 }
 

@@ -30,7 +30,7 @@ static void reclaim(struct rcu_head *head)
 	for (size_t i = 0; i < sizeof(publication->keys) / sizeof(publication->keys[0]); i++)
 		publication->aead->key_free(publication->keys[i]);
 	session_state_free(publication->state);
-	free(publication);
+	node_free(publication);
 }
 
 static struct session_slot *slot_of(const struct members *members,
@@ -49,12 +49,12 @@ static uint16_t cluster_of(const struct members *members, const struct member *m
 static struct publication *publication_new(const struct members *members,
 					   const struct member_session *from)
 {
-	struct publication *publication = aligned_alloc(64, sizeof(*publication));
+	struct publication *publication =
+		node_alloc(members->config.node, 64, sizeof(*publication));
 	struct session *session;
 
 	if (!publication)
 		return NULL;
-	memset(publication, 0, sizeof(*publication));
 	publication->aead = members->config.aead;
 	session = &publication->session;
 	session->index = from->index;
@@ -237,7 +237,8 @@ static int session_new(struct members *members, struct member *member, const str
 	session->relay = *ask->relay;
 	session->expiry_ms = members->config.expiry_ms;
 	session->joined_ms = now_ms;
-	session->state = session_state_new(session->lanes_up, session->lanes_down);
+	session->state =
+		session_state_new(members->config.node, session->lanes_up, session->lanes_down);
 	if (!session->state)
 		goto failed;
 	result = export_epoch(members, ask, session, 0, &session->rx[0], &session->tx,
@@ -418,7 +419,7 @@ static int promote(struct members *members, struct member_session *session, uint
 	if (!publication)
 		return -ENOMEM;
 	if (!replaced && route_set(&members->routes, &member->id, member->slot)) {
-		free(publication);
+		node_free(publication);
 		return -ENOMEM;
 	}
 	if (replaced)
@@ -937,7 +938,7 @@ int members_init(struct members *members, const struct member_config *config,
 	watches_init(&members->watches, config->watchers);
 	if (roster_init(&members->roster, slots, wire_get32(secret + 32)))
 		return -ENOMEM;
-	members->sessions = session_table_new(slots, config->groups_max);
+	members->sessions = session_table_new(config->node, slots, config->groups_max);
 	if (!members->sessions)
 		goto free_roster;
 	if (route_table_init(&members->routes, members->sessions, config->max + config->groups_max,

@@ -675,7 +675,8 @@ int services_new(struct services **out, struct members *members,
 
 	if (!services)
 		return -ENOMEM;
-	services->requests = service_requests_new((uint32_t)config->requests, secret);
+	services->requests =
+		service_requests_new(members->sessions->node, (uint32_t)config->requests, secret);
 	if (!services->requests) {
 		free(services);
 		return -ENOMEM;

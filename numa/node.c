@@ -26,17 +26,28 @@ void node_bind(int node, void *pages, size_t size)
 
 #include <jemalloc/jemalloc.h>
 
+/* Who takes memory from an arena. */
+enum user {
+	TABLES,  // node_alloc: what lives long
+	THREADS, // node_prefer: malloc and its like
+	USERS
+};
+
 struct arena {
 	extent_hooks_t hooks; // first: jemalloc hands us this
 	int node;
+	enum user user;
 	unsigned int index; // written once, under the lock, with release; 0: none yet
 };
 
-static struct arena arenas[NODE_MAX + 1]; // by node + 1
-static extent_hooks_t *default_hooks;     // written once, before the first arena
+static struct arena arenas[NODE_MAX + 1][USERS]; // by node + 1
+static extent_hooks_t *default_hooks;            // written once, before the first arena
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* Fresh pages for an arena; huge ones where the kernel has them. */
+/*
+ * Fresh pages for an arena; huge ones for tables, where the kernel has them. What threads take
+ * comes and goes (TLS), and in huge pages what has been given back would be filled up again.
+ */
 static void *map_extent(extent_hooks_t *hooks, void *address, size_t size, size_t alignment,
 			bool *zero, bool *commit, unsigned int index)
 {
@@ -47,11 +58,12 @@ static void *map_extent(extent_hooks_t *hooks, void *address, size_t size, size_
 	if (!extent)
 		return NULL;
 	node_bind(arena->node, extent, size);
-	madvise(extent, size, MADV_HUGEPAGE);
+	if (arena->user == TABLES)
+		madvise(extent, size, MADV_HUGEPAGE);
 	return extent;
 }
 
-static int arena_new(struct arena *arena, int node)
+static int arena_new(struct arena *arena, int node, enum user user)
 {
 	extent_hooks_t *hooks = &arena->hooks;
 	size_t size = sizeof(void *);
@@ -60,6 +72,7 @@ static int arena_new(struct arena *arena, int node)
 	if (!default_hooks && mallctl("arena.0.extent_hooks", &default_hooks, &size, NULL, 0))
 		return -1;
 	arena->node = node;
+	arena->user = user;
 	arena->hooks = *default_hooks;
 	arena->hooks.alloc = map_extent;
 	size = sizeof(index);
@@ -70,26 +83,26 @@ static int arena_new(struct arena *arena, int node)
 }
 
 /* The node's arena; NULL: it can't be made. */
-static struct arena *arena_of(int node)
+static struct arena *arena_of(int node, enum user user)
 {
 	struct arena *arena;
 	int status = 0;
 
 	if (node < 0 || node >= NODE_MAX)
 		node = NODE_ANY;
-	arena = &arenas[node + 1];
+	arena = &arenas[node + 1][user];
 	if (__atomic_load_n(&arena->index, __ATOMIC_ACQUIRE))
 		return arena;
 	pthread_mutex_lock(&lock);
 	if (!arena->index)
-		status = arena_new(arena, node);
+		status = arena_new(arena, node, user);
 	pthread_mutex_unlock(&lock);
 	return status ? NULL : arena;
 }
 
 void *node_alloc(int node, size_t align, size_t size)
 {
-	struct arena *arena = arena_of(node);
+	struct arena *arena = arena_of(node, TABLES);
 
 	if (!arena)
 		return NULL;
@@ -105,7 +118,7 @@ void node_free(void *memory)
 
 int node_prefer(int node)
 {
-	struct arena *arena = arena_of(node);
+	struct arena *arena = arena_of(node, THREADS);
 
 	if (!arena)
 		return -ENOMEM;
@@ -124,13 +137,18 @@ static size_t read_bytes(unsigned int index, const char *what)
 
 size_t node_bytes(int node)
 {
-	struct arena *arena = arena_of(node);
 	uint64_t epoch = 1;
+	size_t sum = 0;
 
-	if (!arena)
-		return 0;
 	mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch));
-	return read_bytes(arena->index, "small") + read_bytes(arena->index, "large");
+	for (int user = 0; user < USERS; user++) {
+		struct arena *arena = arena_of(node, user);
+
+		if (arena)
+			sum += read_bytes(arena->index, "small") +
+			       read_bytes(arena->index, "large");
+	}
+	return sum;
 }
 
 #else

@@ -1,7 +1,6 @@
 /*
- * Memory that belongs to a NUMA node: a jemalloc arena a node, whose pages are bound to the node
- * before anyone touches them, and may be huge. For what lives long (tables, sessions); not for
- * workers, who don't allocate. Any thread may call these.
+ * Memory that belongs to a NUMA node: jemalloc arenas whose pages are bound to the node before
+ * anyone touches them. Any thread may call these; workers don't allocate.
  *
  * In a build with a sanitizer all of it comes from the sanitizer's own allocator instead, so that
  * it sees every mistake.
@@ -17,7 +16,8 @@ enum {
 };
 
 /*
- * `size` > 0 bytes, zeroed, aligned to `align`, a power of 2; prefers the node's memory, and takes
+ * For what lives long and workers read (tables, sessions, keys): its pages may be huge. `size` > 0
+ * bytes, zeroed, aligned to `align`, a power of 2; prefers the node's memory, and takes
  * other when that is full. NULL if there is none at all. Freed by node_free.
  */
 void *node_alloc(int node, size_t align, size_t size);
@@ -32,9 +32,9 @@ void node_free(void *memory);
 void node_bind(int node, void *pages, size_t size);
 
 /*
- * From here on what the calling thread gets from malloc and its like is the node's too: so code
- * that knows no nodes (the router's tables) can be told from outside. Nothing happens in a build
- * with a sanitizer. Returns 0 or a negative errno, and then nothing has changed.
+ * From here on what the calling thread gets from malloc and its like is the node's too, in ordinary
+ * pages. Nothing happens in a build with a sanitizer. Returns 0 or a negative errno, and then
+ * nothing has changed.
  */
 int node_prefer(int node);
 

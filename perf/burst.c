@@ -101,7 +101,7 @@ static struct session *make_session(uint32_t slot)
 	session->record_max = RECORD_MAX;
 	session->lanes_up = session->lanes_down = 1;
 	session->rx[0] = session->tx = &key;
-	session->state = session_state_new(1, 1);
+	session->state = session_state_new(NODE_ANY, 1, 1);
 	if (!session->state)
 		exit(1);
 	session->header.length = 42;
@@ -131,7 +131,7 @@ int main(int argc, char **argv)
 	static const uint8_t secret[32] = "a secret of thirty-two bytes....";
 	static struct forward forward;
 	static uint64_t sequences[SESSIONS];
-	struct session_table *sessions = session_table_new(SESSIONS, 1);
+	struct session_table *sessions = session_table_new(NODE_ANY, SESSIONS, 1);
 	unsigned int pack, spread, records = FORWARD_BURST;
 	struct wire_id topic = {0};
 	struct route_table routes;

@@ -91,19 +91,18 @@ void memory_put_frame(uint8_t *frame, uint32_t peer)
 static void make_session(struct memory *memory, uint32_t slot)
 {
 	uint8_t secret[WIRE_EXPORT_SIZE], frame[MEMORY_HEADER + 64] = {0};
-	struct session *session = aligned_alloc(64, sizeof(*session));
+	struct session *session = node_alloc(NODE_ANY, 64, sizeof(*session));
 	struct frame parsed;
 
 	if (!session)
 		memory_fail("out of memory");
-	memset(session, 0, sizeof(*session));
 	session->index = slot;
 	session->tx_budget = UINT32_MAX;
 	memset(&session->relay, 0xff, sizeof(session->relay));
 	session->record_max = MEMORY_MTU - WIRE_IP_OVERHEAD;
 	session->lanes_up = 1;
 	session->lanes_down = (uint8_t)memory->config.workers;
-	session->state = session_state_new(1, session->lanes_down);
+	session->state = session_state_new(NODE_ANY, 1, session->lanes_down);
 	for (size_t i = 0; i < sizeof(secret); i++)
 		secret[i] = (uint8_t)memory_random();
 	session->rx[0] = memory->aead->key_new(WIRE_AES_256_GCM, secret, -1);
@@ -126,7 +125,7 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 
 	for (size_t i = 0; i < sizeof(secret); i++)
 		secret[i] = (uint8_t)memory_random();
-	memory->sessions = session_table_new(config->slots, config->groups);
+	memory->sessions = session_table_new(NODE_ANY, config->slots, config->groups);
 	if (!memory->sessions || route_table_init(&memory->routes, memory->sessions,
 						  config->slots + config->groups, secret))
 		memory_fail("out of memory");
@@ -266,8 +265,6 @@ void memory_init(struct memory *memory, const struct memory_config *config)
 	memory->aead_worker = config->aead->worker_new(-1);
 	if (!memory->aead_worker)
 		memory_fail("out of memory");
-	// as in viaductd, where the control thread makes them
-	node_prefer(NODE_ANY);
 	make_tables(memory, config);
 	make_ports(memory, config->buffers, config->nic);
 	make_workers(memory);

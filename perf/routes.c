@@ -305,7 +305,7 @@ int main(int argc, char **argv)
 		};
 
 		ids = reserve(count, sizeof(*ids));
-		sessions = session_table_new(count, 0);
+		sessions = session_table_new(NODE_ANY, count, 0);
 		lfht = cds_lfht_new(c ? 1 << 20 : 1 << 14, 1024, 0, CDS_LFHT_AUTO_RESIZE, NULL);
 		rte = rte_hash_create(&parameters);
 		if (!sessions || !lfht || !rte ||

@@ -1,11 +1,12 @@
 #include "route.h"
 
 #include <errno.h>
-#include <stdlib.h>
+
+#include "node.h"
 
 #define TOMBSTONE UINT64_C(1)
 
-static struct route_words *words_new(uint32_t routes)
+static struct route_words *words_new(int node, uint32_t routes)
 {
 	struct route_words *words;
 	uint32_t buckets = 16;
@@ -14,17 +15,16 @@ static struct route_words *words_new(uint32_t routes)
 	while (buckets * ROUTE_BUCKET / 2 < routes)
 		buckets *= 2;
 	size = sizeof(*words) + (size_t)buckets * sizeof(words->bucket[0]);
-	words = aligned_alloc(64, size);
+	words = node_alloc(node, 64, size);
 	if (!words)
 		return NULL;
-	memset(words, 0, size);
 	words->mask = buckets - 1;
 	return words;
 }
 
 static void words_free(struct rcu_head *head)
 {
-	free(caa_container_of(head, struct route_words, rcu));
+	node_free(caa_container_of(head, struct route_words, rcu));
 }
 
 int route_table_init(struct route_table *routes, struct session_table *sessions, uint32_t expect,
@@ -34,13 +34,13 @@ int route_table_init(struct route_table *routes, struct session_table *sessions,
 	memcpy(routes->secret, secret, sizeof(routes->secret));
 	routes->secret[3] |= 1; // a factor of zero would forget its input
 	routes->sessions = sessions;
-	routes->words = words_new(expect);
+	routes->words = words_new(sessions->node, expect);
 	return routes->words ? 0 : -ENOMEM;
 }
 
 void route_table_fini(struct route_table *routes)
 {
-	free(routes->words);
+	node_free(routes->words);
 	routes->words = NULL;
 }
 
@@ -103,7 +103,7 @@ static int grow(struct route_table *routes)
 	if (routes->count + routes->tombstones < most)
 		return 0;
 	// mostly tombstones: the same size again will do
-	words = words_new(routes->count < most / 2 ? most : 2 * most);
+	words = words_new(routes->sessions->node, routes->count < most / 2 ? most : 2 * most);
 	if (!words)
 		return -ENOMEM;
 	for (uint32_t at = 0; at <= old->mask; at++) {

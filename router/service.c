@@ -389,7 +389,7 @@ static uint64_t freed(uint64_t word)
 	return (word + 2) & USES;
 }
 
-struct service_requests *service_requests_new(uint32_t entries, const uint8_t secret[16])
+struct service_requests *service_requests_new(int node, uint32_t entries, const uint8_t secret[16])
 {
 	struct service_requests *requests;
 	uint32_t buckets = SERVICE_PROBES;
@@ -398,10 +398,9 @@ struct service_requests *service_requests_new(uint32_t entries, const uint8_t se
 	while (buckets * SERVICE_BUCKET < entries)
 		buckets *= 2;
 	size = sizeof(*requests) + buckets * sizeof(requests->entries[0]);
-	requests = aligned_alloc(64, size);
+	requests = node_alloc(node, 64, size);
 	if (!requests)
 		return NULL;
-	memset(requests, 0, size);
 	memcpy(requests->secret, secret, sizeof(requests->secret));
 	requests->secret[1] |= 1;
 	requests->mask = buckets - 1;
@@ -410,7 +409,7 @@ struct service_requests *service_requests_new(uint32_t entries, const uint8_t se
 
 void service_requests_free(struct service_requests *requests)
 {
-	free(requests);
+	node_free(requests);
 }
 
 static uint64_t word_of(const struct session *from, uint32_t tag)

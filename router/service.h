@@ -132,9 +132,9 @@ struct service_requests {
 	struct service_entry entries[][SERVICE_BUCKET] __attribute__((aligned(64)));
 };
 
-/* Control thread. Room for `entries` requests, rounded up to a power of two. `secret`: random.
- * NULL: no memory. */
-struct service_requests *service_requests_new(uint32_t entries, const uint8_t secret[16]);
+/* Control thread. Room for `entries` requests, rounded up to a power of two, in memory of a NUMA
+ * node. `secret`: random. NULL: no memory. */
+struct service_requests *service_requests_new(int node, uint32_t entries, const uint8_t secret[16]);
 void service_requests_free(struct service_requests *requests);
 
 /* Who asks for an instance. */

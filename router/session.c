@@ -1,16 +1,16 @@
 #include "session.h"
 
-#include <stdlib.h>
+#include "node.h"
 
-struct session_table *session_table_new(uint32_t slots, uint32_t groups)
+struct session_table *session_table_new(int node, uint32_t slots, uint32_t groups)
 {
 	struct session_table *table;
 	size_t size = sizeof(*table) + (slots + groups) * sizeof(table->slot[0]);
 
-	table = aligned_alloc(64, size);
+	table = node_alloc(node, 64, size);
 	if (!table)
 		return NULL;
-	memset(table, 0, size);
+	table->node = node;
 	table->slots = slots;
 	table->groups = groups;
 	return table;
@@ -18,20 +18,19 @@ struct session_table *session_table_new(uint32_t slots, uint32_t groups)
 
 void session_table_free(struct session_table *table)
 {
-	free(table);
+	node_free(table);
 }
 
-struct session_state *session_state_new(uint8_t up, uint8_t down)
+struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
 {
 	size_t size = sizeof(struct session_state) + up * sizeof(struct session_rx) +
 		      down * sizeof(struct session_tx);
 	struct session_state *state;
 	struct session_rx *rx;
 
-	state = aligned_alloc(64, size);
+	state = node_alloc(node, 64, size);
 	if (!state)
 		return NULL;
-	memset(state, 0, size);
 	state->lanes_up = up;
 	state->lanes_down = down;
 	rx = (struct session_rx *)((struct session_tx *)(state + 1) + down);
@@ -42,7 +41,7 @@ struct session_state *session_state_new(uint8_t up, uint8_t down)
 
 void session_state_free(struct session_state *state)
 {
-	free(state);
+	node_free(state);
 }
 
 const struct session *session_find_other(const struct session_table *table, uint32_t index,

@@ -11,6 +11,7 @@
 
 #include <urcu-qsbr.h>
 
+#include "node.h"
 #include "aead.h"
 #include "rates.h"
 #include "group.h"
@@ -130,6 +131,7 @@ struct session_slot {
 } __attribute__((aligned(64)));
 
 struct session_table {
+	int node;              // NUMA node, for what belongs to the table
 	uint32_t slots;        // of sessions
 	uint32_t groups;       // slots behind those, of services and topics
 	struct policy *policy; // published by control; NULL: all may talk to all
@@ -141,14 +143,14 @@ struct session_table {
 
 /*
  * Control thread. A table of `slots` empty slots for sessions and `groups` for services and topics,
- * up to WIRE_SLOTS in all; NULL: no memory.
+ * up to WIRE_SLOTS in all, in memory of a NUMA node (node.h); NULL: no memory.
  */
-struct session_table *session_table_new(uint32_t slots, uint32_t groups);
+struct session_table *session_table_new(int node, uint32_t slots, uint32_t groups);
 void session_table_free(struct session_table *table);
 
-/* Control thread. Fresh state for `up` and `down` lanes; NULL: no memory. Free after a grace
- * period. */
-struct session_state *session_state_new(uint8_t up, uint8_t down);
+/* Control thread. Fresh state for `up` and `down` lanes, of a NUMA node; NULL: no memory. Free
+ * after a grace period. */
+struct session_state *session_state_new(int node, uint8_t up, uint8_t down);
 void session_state_free(struct session_state *state);
 
 /* The lanes of a session; nothing of the state is read. */

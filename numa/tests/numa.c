@@ -409,7 +409,7 @@ static void test_node_is_bound(void **state)
 	node_free(memory);
 }
 
-/* Ordinary memory, as the router's tables take it. */
+/* Ordinary memory, as libraries take it. */
 static void *prefer(void *memory)
 {
 	void **out = memory;

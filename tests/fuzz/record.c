@@ -122,7 +122,7 @@ static void service_start(void)
 	struct service *service =
 		zeroed(sizeof(*service) + INSTANCES * sizeof(service->members[0]));
 
-	requests = service_requests_new(REQUESTS, secret);
+	requests = service_requests_new(NODE_ANY, REQUESTS, secret);
 	state = zeroed(sizeof(*state) + turns);
 	state->id = (struct wire_id){"service"};
 	service->group.kind = GROUP_SERVICE;
@@ -190,7 +190,7 @@ static void reset(void)
 		struct peer *peer = fixture->peers[i];
 
 		session_state_free(peer->state);
-		peer->state = session_state_new(FIXTURE_LANES, FIXTURE_WORKERS);
+		peer->state = session_state_new(NODE_ANY, FIXTURE_LANES, FIXTURE_WORKERS);
 		assert(peer->state);
 		peer->session->state = peer->state;
 		memset(peer->seen, 0, sizeof(peer->seen));

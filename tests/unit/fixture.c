@@ -192,7 +192,7 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 	fixture->aead = aead;
 	memcpy(fixture->relay.bytes, "relay's own id..", WIRE_ID_SIZE);
 	fixture->now_ms = 1000;
-	fixture->sessions = session_table_new(FIXTURE_SLOTS, FIXTURE_GROUPS);
+	fixture->sessions = session_table_new(NODE_ANY, FIXTURE_SLOTS, FIXTURE_GROUPS);
 	assert(fixture->sessions);
 	r = route_table_init(&fixture->routes, fixture->sessions, 0, secret);
 	assert(r == 0);
@@ -308,7 +308,7 @@ static struct peer *peer_add(struct fixture *fixture, const struct wire_id *id, 
 	peer->index = index;
 	peer->up[0] = key_new(fixture);
 	peer->down[0] = key_new(fixture);
-	peer->state = session_state_new(FIXTURE_LANES, FIXTURE_WORKERS);
+	peer->state = session_state_new(NODE_ANY, FIXTURE_LANES, FIXTURE_WORKERS);
 	assert(peer->state);
 	peer->endpoint.ip[15] = (uint8_t)index;
 	peer->endpoint.mac[0] = 2;

@@ -20,7 +20,7 @@ static int set_up(void **state)
 	static const uint8_t secret[32] = {1};
 
 	rcu_register_thread();
-	f.sessions = session_table_new(SLOTS, GROUPS);
+	f.sessions = session_table_new(NODE_ANY, SLOTS, GROUPS);
 	assert_int_equal(route_table_init(&f.routes, f.sessions, SLOTS + GROUPS, secret), 0);
 	assert_int_equal(groups_init(&f.groups, f.sessions, &f.routes), 0);
 	return 0;

@@ -238,7 +238,7 @@ static struct session *session_new(struct lanes *lanes, uint32_t slot)
 	session->lanes_down = WORKERS;
 	session->rx[0] = lanes->up;
 	session->tx = lanes->down;
-	session->state = session_state_new(LANES, WORKERS);
+	session->state = session_state_new(NODE_ANY, LANES, WORKERS);
 	assert_non_null(session->state);
 	session->header.length = 42;
 	session->id.bytes[0] = (uint8_t)slot;
@@ -266,7 +266,7 @@ static void lanes_init(struct lanes *lanes)
 {
 	static const uint8_t secrets[2][WIRE_EXPORT_SIZE] = {{1}, {2}};
 
-	lanes->sessions = session_table_new(4, 0);
+	lanes->sessions = session_table_new(NODE_ANY, 4, 0);
 	assert_non_null(lanes->sessions);
 	assert_int_equal(route_table_init(&lanes->routes, lanes->sessions, 4, secrets[0]), 0);
 	lanes->up = toy_aead.key_new(WIRE_AES_256_GCM, secrets[0], -1);

@@ -25,7 +25,7 @@ static int set_up(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	f->sessions = session_table_new(SLOTS, 0);
+	f->sessions = session_table_new(NODE_ANY, SLOTS, 0);
 	assert_non_null(f->sessions);
 	assert_int_equal(route_table_init(&f->routes, f->sessions, 0, secret), 0);
 	*state = f;

@@ -41,7 +41,7 @@ static int set_up(void **state)
 	memset(&s, 0, sizeof(s));
 	s.f = fixture_new(&toy_aead);
 	s.f->now_ms = 1000000;
-	s.requests = service_requests_new(REQUESTS, secret);
+	s.requests = service_requests_new(NODE_ANY, REQUESTS, secret);
 	s.requests->peer_max = PLENTY;
 	s.random = 1;
 	s.asks = peer_new(s.f, 1);

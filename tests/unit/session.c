@@ -27,7 +27,7 @@ static void expect(const struct session_table *table, uint32_t index, const stru
 
 static void test_layout(void **state)
 {
-	struct session_table *table = session_table_new(SLOTS, 0);
+	struct session_table *table = session_table_new(NODE_ANY, SLOTS, 0);
 
 	// what workers share and write is alone in its cache lines
 	assert_int_equal(sizeof(struct session) % 64, 0);
@@ -52,7 +52,7 @@ static void test_state(void **state)
 		for (int down = 1; down <= WIRE_LANES_MAX; down++) {
 			struct session session = {.lanes_up = up, .lanes_down = down};
 
-			session.state = session_state_new(up, down);
+			session.state = session_state_new(NODE_ANY, up, down);
 			assert_non_null(session.state);
 			assert_int_equal(session.state->hints, 0);
 			assert_int_equal(session.state->lanes_up, up);
@@ -83,7 +83,7 @@ static void test_state(void **state)
 
 static void test_find(void **state)
 {
-	struct session_table *table = session_table_new(SLOTS, 0);
+	struct session_table *table = session_table_new(NODE_ANY, SLOTS, 0);
 	struct session first = {.index = index_of(3, 4095)};
 	struct session second = {.index = index_of(3, 0)};
 	struct session third = {.index = index_of(3, 1)};
@@ -173,7 +173,7 @@ static void *look_up(void *arg)
 static void test_move_has_no_gap(void **state)
 {
 	struct session *sessions = aligned_alloc(64, WIRE_GENERATIONS * sizeof(*sessions));
-	struct shared shared = {.table = session_table_new(SLOTS, 0)};
+	struct shared shared = {.table = session_table_new(NODE_ANY, SLOTS, 0)};
 	struct session_slot *slot;
 	pthread_t reader;
 
