@@ -261,7 +261,7 @@ int main(int argc, char **argv)
 		c->peers[i] = (struct peer){.churn = c, .number = i + 1};
 		queue_put(c, &c->away, &c->peers[i]);
 	}
-	viaduct_handshakes_limit(c->viaduct, descriptors_raise(c->options.peers));
+	descriptors_raise(c->options.peers);
 	sleep(QUIET_S);
 
 	memory = process_memory(c->relay.pid);
