@@ -1,5 +1,5 @@
 /*
- * The configuration: one YAML file. Every setting has its line in the schema in config.c.
+ * The configuration: one YAML file. Every setting has its line in a table in config.c.
  */
 #ifndef VIADUCT_CONFIG_H
 #define VIADUCT_CONFIG_H

@@ -177,6 +177,8 @@ static const struct {
 	 "aead, aead_device, address"},
 	{TLS "data: {interface: eth0, address: [host]}\n",
 	 "2:35: data.address: host is not allowed; an IP address"},
+	{TLS "data: {interface: eth0}\ntrust: {pins: [abc]}\n",
+	 "3:16: trust.pins: abc is not allowed; a peer's id, of 26 characters"},
 	{TLS "data: {interface: eth0}\ncontrol: {listen: [10.0.0.1]}\n",
 	 "3:20: control.listen: 10.0.0.1 is not allowed; an address such as 0.0.0.0:7740 or "
 	 "[::]:7740"},
@@ -210,6 +212,52 @@ static void test_bad(void **state)
 	free(config);
 }
 
+static void on_difference(void *arg, const char *setting, const char *before, const char *after,
+			  bool live)
+{
+	char *text = arg;
+
+	sprintf(text + strlen(text), "%s: %s -> %s%s\n", setting, before, after,
+		live ? "" : " (restart)");
+}
+
+static void test_compare(void **state)
+{
+	struct config *from = malloc(sizeof(*from)), *to = malloc(sizeof(*to));
+	char error[CONFIG_ERROR_MAX], differences[2048] = "";
+
+	assert_int_equal(parse(TLS "data: {interface: eth0, workers: 2, cores: [1, 2]}\n"
+				   "topics: {cluster_joins: yes}\n"
+				   "log: {level: debug}\n",
+			       from, error),
+			 0);
+	config_compare(from, from, on_difference, differences);
+	assert_string_equal(differences, "");
+	assert_int_equal(parse(TLS "data: {interface: eth1, workers: 2}\n"
+				   "session: {keepalive: 5, ciphers: [aes-256-gcm]}\n"
+				   "limits: {peer: {burst: 7},\n"
+				   "         clusters: [{name: red, bytes_per_second: 1}]}\n"
+				   "policy: {rules: [{from: red, to: [green, blue]},\n"
+				   "                 {from: grey, to: []}]}\n"
+				   "log: {level: debug}\n",
+			       to, error),
+			 0);
+	config_compare(from, to, on_difference, differences);
+	assert_string_equal(differences,
+			    "data.interface: eth0 -> eth1 (restart)\n"
+			    "data.cores: 1, 2 ->  (restart)\n"
+			    "session.keepalive: 10 -> 5\n"
+			    "session.ciphers: aes-256-gcm, chacha20-poly1305 -> aes-256-gcm\n"
+			    "limits.peer: messages_per_second: 0 bytes_per_second: 0 burst: 0 -> "
+			    "messages_per_second: 0 bytes_per_second: 0 burst: 7\n"
+			    "limits.clusters:  -> name: red messages_per_second: 0 "
+			    "bytes_per_second: 1 burst: 0\n"
+			    "policy.rules:  -> from: red to: green, blue, from: grey to: \n"
+			    "topics.cluster_joins: yes -> no\n");
+	free(from);
+	free(to);
+}
+
 static void test_file(void **state)
 {
 	struct config *config = malloc(sizeof(*config));
@@ -241,9 +289,8 @@ static void test_file(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_everything),
-		cmocka_unit_test(test_bad),
+		cmocka_unit_test(test_defaults), cmocka_unit_test(test_everything),
+		cmocka_unit_test(test_bad),      cmocka_unit_test(test_compare),
 		cmocka_unit_test(test_file),
 	};
 
