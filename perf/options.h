@@ -58,7 +58,7 @@ static inline void options_read(const struct option_row *rows, const char *usage
 	struct option options[OPTIONS_MAX + 2] = {{"help", no_argument, NULL, 'h'}};
 	int option, index;
 
-	for (int i = 0; rows[i].name && i < OPTIONS_MAX; i++)
+	for (int i = 0; i < OPTIONS_MAX && rows[i].name; i++)
 		options[i + 1] = (struct option){
 			rows[i].name, rows[i].flag ? no_argument : required_argument, NULL, 0};
 	while ((option = getopt_long(argc, argv, "h", options, &index)) == 0) {
