@@ -66,6 +66,8 @@ struct member_session {
 	struct member_deadline deadline;
 	uint32_t marks[SESSION_MARK_COUNT]; // see member_marks()
 	uint32_t malformed;                 // control requests, since then
+	uint32_t excess;                    // and those that were too many
+	uint64_t asked_ms;                  // when it has all of its allowance of them again
 	uint64_t joined_ms;
 	uint64_t challenged_ms; // 0: never
 	struct endpoint challenged;

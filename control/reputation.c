@@ -171,12 +171,13 @@ static void sample(struct reputation *reputation, struct member_session *session
 	double seconds = (double)(now_ms - reputation->swept_ms) / 1000;
 	bool marked = member_marks(session, times);
 
-	if (!marked && !session->malformed)
+	if (!marked && !session->malformed && !session->excess)
 		return;
 	if (seconds > SWEEP_MAX_S)
 		seconds = SWEEP_MAX_S;
 	times[SCORE_CONTROL] = session->malformed;
-	session->malformed = 0;
+	times[SCORE_LIMIT] += session->excess;
+	session->malformed = session->excess = 0;
 	for (int cause = 0; cause <= SCORE_CONTROL; cause++) {
 		if (times[cause] && !record)
 			record = record_of_member(reputation, session->member, now_ms);

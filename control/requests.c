@@ -6,7 +6,11 @@
 
 #include "services.h"
 
-enum { ANSWER_SIZE = FORWARD_PAYLOAD_MAX + 1 }; // with a NUL
+enum {
+	ANSWER_SIZE = FORWARD_PAYLOAD_MAX + 1, // with a NUL
+	ASK_MS = 1,                            // a request of a peer, on average
+	ASK_SAVED_MS = 1000,
+};
 
 /* Copies a string field that fits. `needed`: whether there must be one. */
 static bool get_text(const json_t *root, const char *key, bool needed, char *text, size_t size)
@@ -328,6 +332,19 @@ static size_t answer_service(struct members *members, struct member *member,
 	return (size_t)snprintf(answer, ANSWER_SIZE, "{\"ok\":true,\"id\":\"%s\"}", id);
 }
 
+/* Whether it is this peer's turn: so that nobody keeps us from others. (GCRA, ITU-T I.371) */
+static bool may_ask(struct member_session *session, uint64_t now_ms)
+{
+	uint64_t full_ms = session->asked_ms > now_ms ? session->asked_ms : now_ms;
+
+	if (full_ms + ASK_MS > now_ms + ASK_SAVED_MS) {
+		session->excess++;
+		return false;
+	}
+	session->asked_ms = full_ms + ASK_MS;
+	return true;
+}
+
 void request_handle(struct members *members, struct reputation *reputation,
 		    const struct forward_event *event, uint64_t now_ms)
 {
@@ -338,7 +355,7 @@ void request_handle(struct members *members, struct reputation *reputation,
 	size_t length;
 	int result;
 
-	if (!session)
+	if (!session || !may_ask(session, now_ms))
 		return;
 	result = request_parse(&request, event->payload, event->payload_length, &detail);
 	if (result == 0 && request.op == REQUEST_ECHO) {

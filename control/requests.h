@@ -45,7 +45,10 @@ struct request {
 int request_parse(struct request *request, const uint8_t *payload, size_t length,
 		  const char **detail);
 
-/* Does what a control message asks for, and answers it. Control thread. */
+/*
+ * Does what a control message asks for, and answers it; not if its peer asks too much. Control
+ * thread.
+ */
 void request_handle(struct members *members, struct reputation *reputation,
 		    const struct forward_event *event, uint64_t now_ms);
 

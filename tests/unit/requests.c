@@ -109,6 +109,34 @@ static void test_answers(void **state)
 	assert_string_equal(ask(society, session->index, text), wanted);
 }
 
+/* A peer that asks too much isn't answered for a while, and others are; it is held against it. */
+static void test_excess(void **state)
+{
+	struct society *society = *state;
+	struct member_session *one = society_settle(society, 1), *two = society_settle(society, 2);
+	struct forward_event event =
+		society_event(FORWARD_EVENT_CONTROL, one->index, society_address(1, 4000));
+	unsigned int answered = 0;
+
+	event.payload_length = sizeof("{\"op\":\"relays\"}") - 1;
+	memcpy(event.payload, "{\"op\":\"relays\"}", event.payload_length);
+	for (int i = 0; i < 5000; i++) {
+		request_handle(&society->members, &society->reputation, &event, society->now_ms);
+		answered += society->said_count;
+		society->said_count = 0;
+	}
+	assert_int_equal(answered, 1000);
+	ask(society, two->index, "{\"op\":\"relays\"}");
+	society->now_ms += 500;
+	for (int i = 0; i < 500; i++)
+		ask(society, one->index, "{\"op\":\"relays\"}");
+	request_handle(&society->members, &society->reputation, &event, society->now_ms);
+	society_silent(society);
+	reputation_sweep(&society->reputation, society->now_ms);
+	assert_int_equal(society->reputation.count, 1);
+	assert_int_equal(society->reputation.records[0]->score.counts[SCORE_LIMIT], 4001);
+}
+
 static void test_leave(void **state)
 {
 	struct society *society = *state;
@@ -242,6 +270,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parse),
 		TEST(answers),
+		TEST(excess),
 		TEST(leave),
 		TEST(nobody_yet),
 		TEST(only_who_has_joined_is_listed),
