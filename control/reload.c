@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "fairness.h"
 #include "log.h"
@@ -49,6 +50,51 @@ static void compare_ids(const struct identity *from, const struct identity *to,
 		on_difference(differences, "relay id", before, after, true);
 }
 
+/* Nor is a renewed certificate. */
+static void compare_certificates(const struct tls *from, const struct tls *to,
+				 struct differences *differences)
+{
+	const struct tls *both[] = {from, to};
+	char until[2][64] = {"?", "?"};
+	struct tm tm;
+
+	if (wire_id_equal(&from->relay->certificate, &to->relay->certificate))
+		return;
+	for (int i = 0; i < 2; i++) {
+		const X509 *certificate = SSL_CTX_get0_certificate(both[i]->context);
+
+		if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &tm) == 1)
+			strftime(until[i], sizeof(until[i]), "valid until %F %T UTC", &tm);
+	}
+	on_difference(differences, "relay certificate", until[0], until[1], true);
+}
+
+/* Nor is what a list says: that is told by its length. */
+static void compare_sets(const char *setting, const struct trust_set *from,
+			 const struct trust_set *to, struct differences *differences)
+{
+	char before[24], after[24];
+
+	if (from->count == to->count &&
+	    (!to->count || !memcmp(from->ids, to->ids, to->count * sizeof(to->ids[0]))))
+		return;
+	snprintf(before, sizeof(before), "%zu", from->count);
+	snprintf(after, sizeof(after), "%zu", to->count);
+	on_difference(differences, setting, before, after, true);
+}
+
+/* Whether those whom an operator has revoked would come back, for want of the file. */
+static int check_revoked(const struct trust *from, const struct trust *to, char *error)
+{
+	if (!to->absent || !from->revoked.count || from->unsaved)
+		return 0;
+	snprintf(
+		error, CONFIG_ERROR_MAX,
+		"trust.revoked: %s: isn't there, but peers are revoked; put it there, or undo that",
+		to->path);
+	return -ENOENT;
+}
+
 static void forget(struct candidate *next)
 {
 	tls_fini(&next->tls);
@@ -75,6 +121,7 @@ static int prepare(const struct reload *reload, struct candidate *next,
 	if (result)
 		return result;
 	compare_ids(reload->tls->relay, next->tls.relay, differences);
+	compare_certificates(reload->tls, &next->tls, differences);
 	if (strcmp(next->tls.relay->federation, reload->tls->relay->federation) != 0) {
 		result = -ENOTSUP;
 		snprintf(error, CONFIG_ERROR_MAX,
@@ -85,6 +132,14 @@ static int prepare(const struct reload *reload, struct candidate *next,
 		result = trust_init(&next->trust, &next->config, error);
 	if (result) {
 		tls_fini(&next->tls);
+		return result;
+	}
+	compare_sets("pinned peers", &reload->trust->pins, &next->trust.pins, differences);
+	compare_sets("revoked certificates", &reload->trust->certificates,
+		     &next->trust.certificates, differences);
+	result = check_revoked(reload->trust, &next->trust, error);
+	if (result) {
+		forget(next);
 		return result;
 	}
 	// numbers that nobody uses do no harm, if there is another failure

@@ -281,7 +281,8 @@ int trust_init(struct trust *trust, const struct config *config, char *error)
 	if (!result && *config->trust.crl)
 		result = read_crl(&trust->certificates, config->trust.crl, config->tls.ca, error);
 	// the first revocation makes the file
-	if (!result && *trust->path && (!access(trust->path, F_OK) || errno != ENOENT))
+	trust->absent = *trust->path && access(trust->path, F_OK) && errno == ENOENT;
+	if (!result && *trust->path && !trust->absent)
 		result = read_ids(&trust->revoked, "trust.revoked", trust->path, error);
 	if (result)
 		trust_fini(trust);

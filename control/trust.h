@@ -26,7 +26,8 @@ struct trust {
 	struct trust_set certificates; // of the CRL
 	struct trust_set revoked;      // by the operator
 	char path[CONFIG_PATH_MAX];    // where those are kept; "": nowhere
-	bool unsaved;                  // the file doesn't say what `revoked` does
+	bool absent;                   // the file wasn't there
+	bool unsaved;                  // it doesn't say what `revoked` does
 	bool saving;                   // but will in a moment: revoke.h
 };
 

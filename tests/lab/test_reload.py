@@ -1,6 +1,7 @@
 """Changes while it runs: all of them or nothing, and no message lost."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,7 +135,7 @@ def test_nothing_is_lost(relay, federation, peers, join, identities):
     assert peers.pair[0].welcome["keepalive"] == 1 + RELOADS // 2
 
 
-def test_dry_run(relay, peers):
+def test_dry_run(relay, federation, peers):
     relay.configure(session={"keepalive": 7})
     done = relay.viaduct("reload", "--dry-run")
     assert done.returncode == 0
@@ -142,6 +143,10 @@ def test_dry_run(relay, peers):
     assert relay.admin({"cmd": "reload", "dry_run": True})["applied"] is False
     assert relay.viaduct("reload").stdout == "session.keepalive: 10 -> 7\napplied\n"
     assert relay.viaduct("reload").stdout.startswith("no setting has changed")
+    renew(relay, federation, 77)
+    until = r"valid until 2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.fullmatch(f"relay certificate: {until} -> {until}\nnot applied\n",
+                        relay.viaduct("reload", "--dry-run").stdout)
 
 
 def unchanged(relay, error):
@@ -326,9 +331,12 @@ def test_files_that_come_and_go(relay, federation, peers, identities):
 
 def test_trust_is_enforced(relay, peers, tmp_path, join):
     """A reload throws out whom it no longer trusts, and no one else."""
+    pinned = {"setting": "pinned peers", "from": "0", "to": "2", "live": True}
     mallory = join("mallory")
     (tmp_path / "pins").write_text("\n".join(peer.identity.text for peer in peers.pair))
-    relay.reload(trust={"pins_file": "pins"})
+    relay.configure(trust={"pins_file": "pins"})
+    assert pinned in relay.admin({"cmd": "reload", "dry_run": True})["changes"]
+    assert relay.admin("reload")["ok"]
     mallory.wait_event("revoked")
     assert mallory.identity.text not in relay.peers()
     with pytest.raises(SSL.Error):

@@ -155,6 +155,24 @@ def test_file_cannot_be_written(relay, join, neighbours, revocations):
     assert carol.wait_tag(carol.send(carol.relay, kind=PING))
 
 
+@pytest.mark.relay(trust={"revoked": REVOKED})
+def test_file_is_lost(relay, join, neighbours, revocations):
+    """Nobody comes back by that."""
+    alice = join("alice")
+    assert relay.viaduct("revoke", alice.identity.text).returncode == 0
+    os.rename(revocation_file(relay), revocation_file(relay) + ".away")
+    done = relay.viaduct("reload")
+    assert done.returncode == 1 and "isn't there, but peers are revoked" in done.stderr
+    refused(alice)
+    os.rename(revocation_file(relay) + ".away", revocation_file(relay))
+    assert relay.viaduct("reload").returncode == 0
+    refused(alice)
+    # without anybody in it, it is no loss
+    assert relay.viaduct("revoke", "--undo", alice.identity.text).returncode == 0
+    os.remove(revocation_file(relay))
+    assert relay.viaduct("reload").returncode == 0
+
+
 @pytest.mark.relay()
 def test_revoke_without_a_file(relay, join, revocations):
     alice = join("alice")
