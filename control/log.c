@@ -1,5 +1,6 @@
 #include "log.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@ struct line {
 };
 
 static enum log_level lowest = LOG_INFO;
+static unsigned int lost; // lines that nobody was there to read (atomic)
 
 void log_level_set(enum log_level level)
 {
@@ -84,12 +86,33 @@ static void begin(struct line *line, enum log_level level)
 				 ".%03ldZ level=%s ", now.tv_nsec / 1000000, levels[level]);
 }
 
-static void end(struct line *line)
+/* Returns whether there was room: a pipe that nobody reads must not hold us up. */
+static bool end(struct line *line)
 {
+	struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+
 	line->text[line->length++] = '\n';
-	// nobody to tell if it fails
-	if (write(STDERR_FILENO, line->text, line->length) < 0)
-		return;
+	// if there is any, then for PIPE_BUF bytes; and nobody to tell if it fails
+	return poll(&out, 1, 0) == 1 && write(STDERR_FILENO, line->text, line->length) != 0;
+}
+
+/* Writes it, after how many were not. */
+static void finish(struct line *line)
+{
+	unsigned int missing = __atomic_exchange_n(&lost, 0, __ATOMIC_RELAXED);
+	struct line note;
+
+	if (missing) {
+		begin(&note, LOG_WARNING);
+		note.length +=
+			(size_t)snprintf(note.text + note.length, sizeof(note.text) - note.length,
+					 "msg=\"log lines lost\" count=%u", missing);
+		if (end(&note))
+			missing = 0;
+	}
+	if (!end(line))
+		missing++;
+	__atomic_fetch_add(&lost, missing, __ATOMIC_RELAXED);
 }
 
 void log_write(enum log_level level, const char *message, const char *format, ...)
@@ -132,7 +155,7 @@ void log_write(enum log_level level, const char *message, const char *format, ..
 		put_text(&line, number);
 	}
 	va_end(values);
-	end(&line);
+	finish(&line);
 }
 
 void log_text(enum log_level level, const char *text)
@@ -143,5 +166,5 @@ void log_text(enum log_level level, const char *text)
 		return;
 	begin(&line, level);
 	put_text(&line, text);
-	end(&line);
+	finish(&line);
 }

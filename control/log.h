@@ -3,7 +3,8 @@
  *
  *	log_info("joined", "id=%s index=%u", text, index);
  *
- * prints ts=… level=info msg=joined id=… index=…, with quotes where a value needs them.
+ * prints ts=… level=info msg=joined id=… index=…, with quotes where a value needs them. Never
+ *waits: lines that find no room are counted, and the next one that does says so.
  */
 #ifndef VIADUCT_LOG_H
 #define VIADUCT_LOG_H

@@ -113,13 +113,54 @@ static void test_long(void **state)
 	assert_int_equal(second[2047], '\n');
 }
 
+static unsigned int count(const char *what)
+{
+	unsigned int found = 0;
+
+	for (const char *at = text; (at = strstr(at, what)); at++)
+		found++;
+	return found;
+}
+
+static void write_much(void)
+{
+	for (int i = 0; i < 200; i++)
+		write_long();
+}
+
+/* Who doesn't read what goes into a pipe holds up nobody, and sees how much he has missed. */
+static void test_nobody_reads(void **state)
+{
+	int pipes[2], before = dup(STDERR_FILENO);
+	unsigned int got, lost;
+	ssize_t length;
+
+	assert_int_equal(pipe(pipes), 0);
+	dup2(pipes[1], STDERR_FILENO);
+	write_much();
+	length = read(pipes[0], text, sizeof(text) - 1);
+	text[length > 0 ? length : 0] = '\0';
+	got = count("msg=long");
+	log_info("again", "a=%d", 1);
+	dup2(before, STDERR_FILENO);
+	close(before);
+	close(pipes[1]);
+	length = read(pipes[0], text, sizeof(text) - 1);
+	text[length > 0 ? length : 0] = '\0';
+	close(pipes[0]);
+	assert_int_equal(
+		sscanf(behind_time(text), "level=warning msg=\"log lines lost\" count=%u", &lost),
+		1);
+	assert_int_equal(got + lost, 400);
+	assert_int_equal(count("msg=again a=1\n"), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_values),
-		cmocka_unit_test(test_hostile),
-		cmocka_unit_test(test_levels),
-		cmocka_unit_test(test_long),
+		cmocka_unit_test(test_values),       cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_levels),       cmocka_unit_test(test_long),
+		cmocka_unit_test(test_nobody_reads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
