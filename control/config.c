@@ -359,10 +359,45 @@ static void fill_defaults(struct config *config)
 	}
 }
 
+/* Names in a list, `size` bytes from one to the next. */
+static int check_names(struct schema_document *document, const char *path, const char *names,
+		       size_t size, uint32_t count)
+{
+	for (uint32_t i = 1; i < count; i++) {
+		for (uint32_t j = 0; j < i; j++) {
+			if (strcmp(names + i * size, names + j * size) == 0)
+				return schema_complain(document, schema_find(document, path),
+						       "%s: %s is there twice", path,
+						       names + i * size);
+		}
+	}
+	return 0;
+}
+
+#define CHECK_NAMES(section, list)                                                                 \
+	check_names(document, #section "." #list, config->section.list[0].name,                    \
+		    sizeof(config->section.list[0]), config->section.list##_count)
+
+/* A share of the requests needs a policy of its own; one without a share waits for its time. */
+static int check_shares(struct schema_document *document, const struct config_services *config)
+{
+	for (uint32_t i = 0; i < config->names_count; i++) {
+		const struct config_service *service = &config->names[i];
+
+		if (service->share && !service->second)
+			return schema_complain(
+				document, schema_find(document, "services.names"),
+				"services.names: %s has a share without a second policy",
+				service->name);
+	}
+	return 0;
+}
+
 /* What concerns two settings at once. */
 static int check_together(struct schema_document *document, const struct config *config)
 {
 	const yaml_node_t *node;
+	int result;
 
 	if (config->data.cores_count && (int)config->data.cores_count != config->data.workers)
 		return schema_complain(document, schema_find(document, "data.cores"),
@@ -377,17 +412,11 @@ static int check_together(struct schema_document *document, const struct config 
 			"session.expiry: %d s is not allowed; more than session.keepalive, %d s",
 			config->session.expiry, config->session.keepalive);
 	}
+	if ((result = CHECK_NAMES(topics, configured)) || (result = CHECK_NAMES(services, names)) ||
+	    (result = CHECK_NAMES(limits, clusters)) ||
+	    (result = check_shares(document, &config->services)))
+		return result;
 	node = schema_find(document, "topics.configured");
-	for (uint32_t i = 0; i < config->topics.configured_count; i++) {
-		const char *name = config->topics.configured[i].name;
-
-		for (uint32_t j = 0; j < i; j++) {
-			if (strcmp(config->topics.configured[j].name, name) == 0)
-				return schema_complain(document, node,
-						       "topics.configured: %s is there twice",
-						       name);
-		}
-	}
 	if ((int)config->topics.configured_count > config->topics.max ||
 	    (int)config->topics.configured_count > config->session.groups_max)
 		return schema_complain(document, node,
