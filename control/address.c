@@ -55,6 +55,18 @@ socklen_t address_parse(struct sockaddr_storage *address, const char *text)
 	return inet_pton(AF_INET, ip, &v4->sin_addr) == 1 ? sizeof(*v4) : 0;
 }
 
+bool address_is_relay(const char *text)
+{
+	static const char allowed[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-";
+	struct sockaddr_storage address;
+	size_t length = strspn(text, allowed);
+
+	if (*text == '[')
+		return address_parse(&address, text) != 0;
+	return length && text[length] == ':' && port_parse(text + length + 1);
+}
+
 bool address_is_ip(const char *text)
 {
 	struct in6_addr address;

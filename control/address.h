@@ -15,6 +15,9 @@ enum { ADDRESS_TEXT = 56 }; // of "[IPv6]:port" with the NUL
 /* Reads "a.b.c.d:port" or "[v6]:port". Returns its length, or 0 if it is none. */
 socklen_t address_parse(struct sockaddr_storage *address, const char *text);
 
+/* Whether it is host:port or [IPv6 address]:port; the host may be a name. */
+bool address_is_relay(const char *text);
+
 /* Whether `text` is an IP address of either version. */
 bool address_is_ip(const char *text);
 

@@ -140,8 +140,16 @@ static const struct schema listen_entry = {
 	.allowed = "an address such as 0.0.0.0:7740 or [::]:7740",
 };
 
+static const struct schema relay_entry = {
+	.kind = SCHEMA_TEXT,
+	.size = CONFIG_RELAY_TEXT,
+	.good = address_is_relay,
+	.allowed = "host:port or [IPv6 address]:port",
+};
+
 static const struct schema control_section[] = {
 	LIST(control, listen, listen_entry),
+	LIST(control, relays, relay_entry, .live = true),
 	TEXT(control, admin, .path = true),
 	NUMBER(control, core, -1, CPU_SETSIZE - 1, -1),
 	{0},

@@ -16,6 +16,8 @@ enum {
 	CONFIG_PATH_MAX = 1024, // with the NUL
 	CONFIG_NAME_MAX = 256,  // with the NUL
 	CONFIG_LISTEN_MAX = 8,
+	CONFIG_RELAYS_MAX = 4,
+	CONFIG_RELAY_TEXT = 200, // with the NUL
 	CONFIG_ADDRESSES_MAX = 8,
 	CONFIG_CIPHERS_MAX = 2,
 	CONFIG_WORKERS_MAX = 8,
@@ -70,6 +72,8 @@ struct config {
 	struct config_control {
 		char listen[CONFIG_LISTEN_MAX][ADDRESS_TEXT]; // IP:port
 		uint32_t listen_count;
+		char relays[CONFIG_RELAYS_MAX][CONFIG_RELAY_TEXT]; // others, host:port
+		uint32_t relays_count;
 		char admin[CONFIG_PATH_MAX]; // UNIX socket
 		int core;                    // -1: chosen by placement
 	} control;

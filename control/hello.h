@@ -61,6 +61,7 @@ struct welcome {
 	uint32_t key_records;
 	const uint8_t *mac; // of a rekey, HELLO_MAC_SIZE bytes; else NULL
 	bool trains;
+	const char *relays; // other ones, a JSON array
 };
 
 /*

@@ -165,5 +165,6 @@ size_t join_answer(void *arg, const struct handshake_hello *hello, char answer[W
 					     .key_records = (uint32_t)config->session.key_records,
 					     .mac = parsed.rekey ? grant.mac : NULL,
 					     .trains = join->trains,
+					     .relays = join->members->relays,
 				     });
 }

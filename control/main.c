@@ -257,6 +257,7 @@ static int members_start(struct viaductd *v)
 		free(rates);
 		return result;
 	}
+	members_set_relays(&v->members, &config->control);
 	clusters_publish(&v->members.sessions->policy, policy);
 	fairness_publish(&v->members.sessions->rates, rates);
 	result = topics_configure(&v->members, &config->topics);

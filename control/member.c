@@ -392,10 +392,20 @@ static void say_path(struct members *members, const struct member_session *sessi
 	say(members, session, event);
 }
 
+void members_set_relays(struct members *members, const struct config_control *config)
+{
+	char *at = members->relays;
+
+	*at++ = '[';
+	for (uint32_t i = 0; i < config->relays_count; i++)
+		at += sprintf(at, "%s\"%s\"", i ? "," : "", config->relays[i]);
+	strcpy(at, "]");
+}
+
 void members_say_closing(struct members *members, unsigned int within_s)
 {
 	snprintf(members->closing, sizeof(members->closing),
-		 "{\"event\":\"closing\",\"within\":%u,\"relays\":[]}", within_s);
+		 "{\"event\":\"closing\",\"within\":%u,\"relays\":%s}", within_s, members->relays);
 	for (size_t i = 0; i < members->roster.by_id.count; i++) {
 		const struct member *member = members->roster.by_id.members[i];
 
@@ -935,6 +945,7 @@ int members_init(struct members *members, const struct member_config *config,
 	CDS_INIT_LIST_HEAD(&members->pending);
 	CDS_INIT_LIST_HEAD(&members->overlapping);
 	CDS_INIT_LIST_HEAD(&members->ending);
+	strcpy(members->relays, "[]");
 	watches_init(&members->watches, config->watchers);
 	if (roster_init(&members->roster, slots, wire_get32(secret + 32)))
 		return -ENOMEM;

@@ -22,6 +22,7 @@ enum {
 	MEMBER_CHALLENGE_PAUSE_MS = 1000,
 	MEMBER_TOKEN_TEXT = 32, // hex digits
 	MEMBER_SECRET = 36,     // bytes
+	MEMBER_RELAYS_TEXT = CONFIG_RELAYS_MAX * (CONFIG_RELAY_TEXT + 3) + 3,
 };
 
 /* The stages of a rekey. */
@@ -129,7 +130,8 @@ struct members {
 	unsigned int present;             // with either
 	uint64_t rekeyed;                 // since start
 	struct watches watches;
-	char closing[64]; // event; "" unless the relay stops
+	char relays[MEMBER_RELAYS_TEXT];       // others: a JSON array of host:port
+	char closing[64 + MEMBER_RELAYS_TEXT]; // event; "" unless the relay stops
 };
 
 /* What a peer that TLS has authenticated asks for. */
@@ -228,6 +230,9 @@ void members_tick(struct members *members, uint64_t now_ms);
 
 /* Ends silent sessions and picks up lost hints. Call it every second or so. */
 void members_sweep(struct members *members, uint64_t now_ms);
+
+/* Other relays, that peers are told of. */
+void members_set_relays(struct members *members, const struct config_control *config);
 
 /*
  * Tells all members that the relay stops, now and whoever comes to be one: they are to go within

@@ -173,6 +173,7 @@ static void apply(const struct reload *reload, struct candidate *next, uint64_t 
 	reload->members->config.expiry_ms = (unsigned int)config->session.expiry * 1000;
 	reload->members->config.takeovers_per_minute =
 		(unsigned int)config->limits.takeovers_per_minute;
+	members_set_relays(reload->members, &config->control);
 	reload->members->watches.max = (unsigned int)config->limits.watchers;
 	reputation_configure(reload->reputation, &config->trust);
 	blocklist_configure(reload->blocklist, &config->trust, reload->members->sessions);

@@ -373,7 +373,8 @@ void request_handle(struct members *members, struct reputation *reputation,
 	} else if (request.op == REQUEST_COMPLAIN) {
 		length = answer_complaint(reputation, session, &request, answer, now_ms);
 	} else if (request.op == REQUEST_RELAYS) {
-		length = answer_text(answer, "{\"ok\":true,\"relays\":[]}");
+		length = (size_t)snprintf(answer, ANSWER_SIZE, "{\"ok\":true,\"relays\":%s}",
+					  members->relays);
 	} else if (request.op == REQUEST_LEAVE) {
 		length = answer_text(answer, "{\"ok\":true}");
 	} else if (request.op >= REQUEST_REGISTER && request.op <= REQUEST_REGION) {

@@ -47,7 +47,7 @@ def test_cut(relay, join, neighbours):
     known = trust(relay, alice)
     assert known["score"] < 0.3 and known["cuts"] == 1
     found = causes(relay, alice)
-    assert set(found) == {"malformed", "control"}
+    assert set(found) - {"limit"} == {"malformed", "control"}  # it may also be too fast
     assert abs(sum(cause["share"] for cause in found.values()) - 1) < 0.001
     shown = relay.viaduct("trust", alice.identity.name)
     assert "malformed" in shown.stdout and "cut 1 times" in shown.stdout

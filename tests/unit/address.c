@@ -70,11 +70,25 @@ static void test_bad(void **state)
 	assert_false(address_is_ip(""));
 }
 
+static void test_relay(void **state)
+{
+	static const char *const good[] = {"a:1", "relay-2.example:7740", "10.0.0.1:80",
+					   "[fd00::1]:65535"};
+	static const char *const bad[] = {"",      ":1",     "a",   "a:",     "a:0",   "a:65536",
+					  "a b:1", "a\"b:1", "::1", "[::1]:", "a:1:2", "[a]:1"};
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		assert_true(address_is_relay(good[i]));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_false(address_is_relay(bad[i]));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_good),
 		cmocka_unit_test(test_bad),
+		cmocka_unit_test(test_relay),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -138,6 +138,8 @@ static const struct {
 	 "3:19: services.names: a has a share without a second policy"},
 	{TLS "data: {interface: e}\nlimits: {clusters: [{name: a}, {name: a, burst: 9}]}\n",
 	 "3:20: limits.clusters: a is there twice"},
+	{TLS "data: {interface: e}\ncontrol: {relays: [b.example:7740, c]}\n",
+	 "3:36: control.relays: c is not allowed; host:port or [IPv6 address]:port"},
 	{TLS "data: {interface: eth0}\ntopics: {members: 0}\n",
 	 "3:19: topics.members: 0 is not allowed; a whole number from 1 to 1048576"},
 	{TLS "data:\n  interface: eth0\n  port: 1\n  port: 2\n", "5:3: data.port: is there twice"},

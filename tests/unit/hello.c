@@ -143,6 +143,7 @@ static void test_welcome(void **state)
 		.rekey = 3600,
 		.key_records = WIRE_KEY_RECORDS,
 		.trains = true,
+		.relays = "[\"b:1\"]",
 	};
 	const char *text;
 	json_t *root, *data, *lanes, *relays;
@@ -178,7 +179,8 @@ static void test_welcome(void **state)
 	assert_int_equal(max_payload, 1160);
 	assert_int_equal(key_records, WIRE_KEY_RECORDS);
 	assert_true(trains);
-	assert_int_equal(json_array_size(relays), 0);
+	assert_int_equal(json_array_size(relays), 1);
+	assert_string_equal(json_string_value(json_array_get(relays, 0)), "b:1");
 	json_decref(root);
 }
 

@@ -624,6 +624,12 @@ static void test_closing(void **state)
 	members_say_closing(&society->members, 2);
 	assert_string_equal(society_said(society, index),
 			    "{\"event\":\"closing\",\"within\":2,\"relays\":[]}");
+	members_set_relays(&society->members, &(struct config_control){.relays = {"a:1", "[::1]:2"},
+								       .relays_count = 2});
+	members_say_closing(&society->members, 1);
+	assert_string_equal(
+		society_said(society, index),
+		"{\"event\":\"closing\",\"within\":1,\"relays\":[\"a:1\",\"[::1]:2\"]}");
 	society_silent(society);
 }
 
