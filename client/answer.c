@@ -174,6 +174,23 @@ static bool get_change(const json_t *root, struct event *event)
 	return true;
 }
 
+/* What is no relay is left out. */
+static bool get_closing(const json_t *root, struct event *event)
+{
+	const json_t *relays = json_object_get(root, "relays"), *relay;
+	size_t i;
+
+	if (!get_unsigned(root, "within", 0, 3600, &event->within))
+		return false;
+	json_array_foreach (relays, i, relay) {
+		const char *text = json_string_value(relay);
+
+		if (text && strlen(text) < ANSWER_RELAY_TEXT && event->relay_count < ANSWER_RELAYS)
+			strcpy(event->relays[event->relay_count++], text);
+	}
+	return true;
+}
+
 int answer_parse_event(struct event *event, const void *text, size_t length)
 {
 	static const char *const names[] = {
@@ -206,6 +223,8 @@ int answer_parse_event(struct event *event, const void *text, size_t length)
 		strcpy(event->token, token);
 	}
 	if (event->kind == EVENT_PEER && !get_change(root, event))
+		goto out;
+	if (event->kind == EVENT_CLOSING && !get_closing(root, event))
 		goto out;
 	ret = 0;
 out:

@@ -16,6 +16,8 @@ enum {
 	ANSWER_TOKEN_TEXT = 128,
 	ANSWER_CHANGE_TEXT = 16,
 	ANSWER_NAME_TEXT = 256,
+	ANSWER_RELAYS = 4,       // that are looked at
+	ANSWER_RELAY_TEXT = 264, // "host:port" and a NUL
 };
 
 struct welcome {
@@ -61,6 +63,10 @@ struct event {
 	struct wire_id id;
 	char name[ANSWER_NAME_TEXT]; // "" if it was too long to be told
 	uint64_t sequence;
+	/* of a relay that stops: */
+	unsigned int within; // seconds
+	char relays[ANSWER_RELAYS][ANSWER_RELAY_TEXT];
+	unsigned int relay_count;
 };
 
 /* The entries' names belong to the list. */

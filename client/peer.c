@@ -135,7 +135,8 @@ int viaduct_peer_open(struct viaduct_peer **opened, struct viaduct *v,
 		snprintf(text, size, "out of memory");
 		goto out;
 	}
-	ret = lookup_relay(&peer->relay, v, config->relay);
+	ret = lookup_relay(&peer->home, v, config->relay);
+	peer->relay = peer->home;
 	if (ret) {
 		snprintf(text, size, "relay '%s': must be host:port or [v6 address]:port",
 			 config->relay);
@@ -175,6 +176,30 @@ static void leave_over(struct timer *timer)
 	peer_tell(peer, closed);
 }
 
+/* One of the others, as they were named, or in the end the one that was asked for. */
+static void choose_relay(struct viaduct_peer *peer, unsigned int other)
+{
+	peer->other = other;
+	peer->relay = other < peer->other_count ? peer->others[other] : peer->home;
+}
+
+/* The relay can't be reached: the next one's turn. */
+static void next_relay(struct viaduct_peer *peer)
+{
+	choose_relay(peer, (peer->other + 1) % (peer->other_count + 1));
+}
+
+void peer_elsewhere(struct viaduct_peer *peer, const struct event *event)
+{
+	struct relay *relay;
+
+	peer->other_count = 0;
+	for (unsigned int i = 0; i < event->relay_count; i++) {
+		if (!lookup_relay(&relay, peer->v, event->relays[i]) && relay != peer->home)
+			peer->others[peer->other_count++] = relay;
+	}
+}
+
 /* Tells the user, and tries again if that is wanted. */
 static void peer_fail(struct viaduct_peer *peer, int error, const char *text, double retry_after)
 {
@@ -204,6 +229,10 @@ void peer_lost(struct viaduct_peer *peer, int error, const char *text)
 {
 	dial_stop(peer);
 	session_end(peer->session);
+	if (error == VIADUCT_E_CLOSING)
+		choose_relay(peer, 0);
+	else if (error == VIADUCT_E_DATA_PORT)
+		next_relay(peer);
 	peer_fail(peer, error, text, 0);
 }
 
@@ -226,6 +255,8 @@ static void dial_lost(struct viaduct_peer *peer, int error, const char *text, do
 
 void peer_unanswered(struct viaduct_peer *peer, int error, const char *text)
 {
+	if (!peer->session)
+		next_relay(peer);
 	dial_lost(peer, error, text, 0);
 }
 

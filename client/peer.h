@@ -1,5 +1,5 @@
 /*
- * A peer: one identity that wants to be, and stay, joined to one relay.
+ * A peer: one identity that wants to be, and stay, joined to a relay.
  */
 #ifndef CLIENT_PEER_H
 #define CLIENT_PEER_H
@@ -28,7 +28,10 @@ struct viaduct_peer {
 	const struct viaduct_callbacks *callbacks;
 	void *user;
 
-	struct relay *relay; // the context's
+	struct relay *relay;                 // the context's; one of
+	struct relay *home;                  // the one that was asked for, and
+	struct relay *others[ANSWER_RELAYS]; // those that one which stopped has named
+	unsigned int other_count, other;     // which of these; the count: home
 	char *ca, *certificate, *key, *federation, *ciphers;
 	unsigned int lanes, mtu;
 	bool checksum, reconnect;
@@ -79,6 +82,9 @@ int peer_credentials(struct viaduct_peer *peer, const struct credentials **crede
 
 /* For session.c: the session is over, or never came to work. */
 void peer_lost(struct viaduct_peer *peer, int error, const char *text);
+
+/* For session.c: the relay stops, and names others to go to when the session is over. */
+void peer_elsewhere(struct viaduct_peer *peer, const struct event *event);
 
 /* For session.c: something sealed has come. */
 void peer_reached(struct viaduct_peer *peer);

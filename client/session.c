@@ -240,6 +240,29 @@ static void say_leave(struct session *session)
 	lane_flush(session);
 }
 
+/* ---- Leaving a relay that stops ---- */
+
+static void leave_due(struct timer *timer)
+{
+	struct session *session = owner_of(timer, struct session, leave);
+
+	say_leave(session);
+	peer_lost(session->peer, VIADUCT_E_CLOSING, "the relay stops");
+}
+
+/* Until a moment of our own things go on as before, so that not all come elsewhere at once. */
+static void relay_closes(struct session *session, const struct event *event)
+{
+	uint64_t within = event->within * SECOND;
+
+	// it is said again and again
+	if (session->leave.set)
+		return;
+	peer_elsewhere(session->peer, event);
+	context_timer_in(session->peer->v, &session->leave,
+			 context_jitter(2 * within / MILLISECOND) - within);
+}
+
 /* ---- Receiving ---- */
 
 static void take_event(struct session *session, struct flow *flow, const uint8_t *text,
@@ -279,8 +302,7 @@ static void take_event(struct session *session, struct flow *flow, const uint8_t
 		watch_changed(session, &event);
 		break;
 	case EVENT_CLOSING:
-		say_leave(session);
-		peer_lost(peer, VIADUCT_E_CLOSING, "the relay stops");
+		relay_closes(session, &event);
 		break;
 	case EVENT_CUT:
 		peer_lost(peer, VIADUCT_E_CUT, viaduct_strerror(VIADUCT_E_CUT));
@@ -465,6 +487,7 @@ int session_open(struct viaduct_peer *peer, const struct welcome *welcome, struc
 	};
 	session->ping.fire = ping_due;
 	session->expiry.fire = expiry_due;
+	session->leave.fire = leave_due;
 	session->rekey.fire = rekey_due;
 	session->forget.fire = forget_due;
 	session->retire.fire = retire_due;
@@ -500,8 +523,8 @@ static uint64_t lost(const struct session *session)
 void session_end(struct session *session)
 {
 	struct viaduct *v = session->peer->v;
-	struct timer *timers[] = {&session->ping, &session->expiry, &session->rekey,
-				  &session->forget, &session->retire};
+	struct timer *timers[] = {&session->ping,  &session->expiry, &session->leave,
+				  &session->rekey, &session->forget, &session->retire};
 
 	for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++)
 		context_timer_stop(v, timers[i]);

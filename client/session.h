@@ -38,6 +38,8 @@ struct session {
 	uint64_t ping_delay;
 	struct timer ping, expiry;
 
+	struct timer leave; // the relay stops
+
 	struct timer rekey;
 	bool rekey_wanted;           // as soon as the last one is over
 	unsigned int rekey_attempts; // that failed in a row

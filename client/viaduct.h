@@ -203,7 +203,9 @@ struct viaduct_callbacks {
 
 /* How to join. Zero everything first: zero means the default. Strings are copied. */
 struct viaduct_config {
-	const char *relay;       // "host:port", "[v6 address]:port"; a number needs no look-up
+	// "host:port", "[v6 address]:port"; a number needs no look-up. One that stops may send the
+	// peer to others.
+	const char *relay;
 	const char *ca;          // path of the federation's CA certificates, PEM
 	const char *certificate; // path of the peer's certificate (and chain), PEM
 	const char *key;         // path of its private key, PEM

@@ -147,8 +147,8 @@ def make_relay(request, lab, house, federation, tmp_path):
     house.stop()
     made = []
 
-    def make(**options):
-        made.append(Relay(lab, federation, tmp_path, **options))
+    def make(folder="", **options):
+        made.append(Relay(lab, federation, tmp_path / folder, **options))
         return made[-1]
     yield make
     running = [relay for relay in made if relay.process]

@@ -1,11 +1,16 @@
 """The relay asks its peers to go, and ends when they have."""
 
+import json
+import os
 import signal
+import subprocess
 import time
 
 import pytest
 
+from netns import RELAY_V4
 from peer import Refused
+from relay import CONTROL_V4, PORT, VIADUCT, eventually
 
 
 def ended(relay, seconds):
@@ -86,3 +91,63 @@ def test_bad_seconds(relay):
     for seconds in -1, 3601, "1", 1.5:
         assert not relay.admin({"cmd": "drain", "seconds": seconds})["ok"]
     assert relay.process.poll() is None
+
+
+@pytest.fixture
+def listen(federation):
+    """Starts peers of libviaduct's; returns who they are."""
+    processes = []
+
+    def listen(name):
+        identity = federation.peer(name, "drain")
+        processes.append(subprocess.Popen(
+            [VIADUCT, "listen"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "VIADUCT_RELAY": "{}:{}".format(*CONTROL_V4),
+                 "VIADUCT_CA": federation.trust, "VIADUCT_CERT": identity.certificate,
+                 "VIADUCT_KEY": identity.key}))
+        return identity
+    yield listen
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_libviaduct_takes_its_time(relay, listen):
+    """Not all go in the same moment, and until they do, they are there."""
+    peers = {listen(f"peer-{number}").text for number in range(8)}
+    eventually(lambda: peers == {peer["id"] for peer in relay.peers().values()
+                                 if peer["state"] == "joined"})
+    events = relay.events()
+    relay.process.send_signal(signal.SIGTERM)
+    left = [json.loads(events.readline()) for _ in peers]
+    events.close()
+    assert {event["id"] for event in left} == peers
+    assert {event["event"] for event in left} == {"left"}
+    # of eight moments within 2 s, all are in the same tenth of a second once in 10^8 times
+    assert left[-1]["time"] - left[0]["time"] > 0.1
+    ended(relay, 4)
+
+
+def test_another_relay(make_relay, listen):
+    """Peers go to one that is named, and come back when that one is gone."""
+    nowhere, there = f"{RELAY_V4}:{PORT + 2}", f"{RELAY_V4}:{PORT + 1}"
+    relay = make_relay(drain={"seconds": 2}, control={"relays": [nowhere, there]}).start()
+    other = make_relay("other", control={"listen": [there]},
+                       data={"port": PORT + 1, "driver": "af_packet"},
+                       session={"keepalive": 1, "expiry": 2}).start()
+    peer = listen("peer").text
+    eventually(lambda: peer in relay.peers())
+    relay.process.send_signal(signal.SIGTERM)
+    ended(relay, 2)
+    eventually(lambda: peer in other.peers(), 10)
+    relay.start()
+    other.kill()
+    eventually(lambda: peer in relay.peers(), 60)
+
+
+def test_other_relays_are_told(relay, join):
+    assert join("alice").welcome["relays"] == []
+    relay.reload(control={"relays": ["b.example:7740"]})
+    bob = join("bob")
+    assert bob.welcome["relays"] == ["b.example:7740"]
+    assert bob.control({"op": "relays"}) == {"ok": True, "relays": ["b.example:7740"]}
