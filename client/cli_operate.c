@@ -7,7 +7,7 @@
 
 static void print_event(const json_t *event)
 {
-	static const char *const fields[] = {"name", "id", "address", "reason"};
+	static const char *const fields[] = {"name", "id", "address"};
 
 	printf("%-10s", cli_string(event, "event"));
 	if (json_object_get(event, "count"))
@@ -18,6 +18,8 @@ static void print_event(const json_t *event)
 		cli_print_string(event, fields[i]);
 		putchar(' ');
 	}
+	if (json_object_get(event, "level"))
+		printf("level %" JSON_INTEGER_FORMAT, cli_integer(event, "level"));
 	putchar('\n');
 }
 

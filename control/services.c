@@ -864,6 +864,12 @@ static bool get_policy(const json_t *question, const char *key, uint8_t *policy)
 
 json_t *services_set(struct services *services, const json_t *question)
 {
+	static const char allowed[] = "policy and second must be one of"
+#define X(name, text) " " text
+		SERVICE_POLICY_LIST(X)
+#undef X
+			"; share 0 to 100; slow_start milliseconds from 1, silent and timeout from "
+			"50, up to 600000; eject 1 to 1000";
 	const char *name = json_string_value(json_object_get(question, "name"));
 	struct named *named = name ? find_named(services, name) : NULL;
 	struct service_settings settings, before;
@@ -886,9 +892,7 @@ json_t *services_set(struct services *services, const json_t *question)
 	       get_number(question, "timeout", 50, CONFIG_SERVICE_MS, &timeout) &&
 	       get_number(question, "eject", 1, 1000, &eject);
 	if (!good)
-		return json_pack("{sb ss}", "ok", 0, "error",
-				 "policy and second must be a policy; share 0 to 100; slow_start, "
-				 "silent and timeout milliseconds up to 600000; eject 1 to 1000");
+		return json_pack("{sb ss}", "ok", 0, "error", allowed);
 	settings.share = (uint8_t)share;
 	settings.slow_start_us = (uint32_t)slow_start * 1000;
 	settings.silent_us = (uint32_t)silent * 1000;

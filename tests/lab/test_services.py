@@ -334,7 +334,9 @@ def test_policy_while_it_runs(relay, join, name):
     assert 5 <= policies["response_time"]["answered"] <= 35
     assert policies["response_time"]["p99_us"] > 0
     # what makes no sense
-    for wrong in ({"policy": "best"}, {"share": 101}, {"timeout": 0}, {"eject": "x"}):
+    done = relay.viaduct("service", name, "--policy", "best")
+    assert done.returncode == 1 and "round_robin" in done.stderr
+    for wrong in ({"share": 101}, {"timeout": 0}, {"eject": "x"}):
         assert not relay.admin({"cmd": "service", "name": name, **wrong})["ok"]
     assert not relay.admin({"cmd": "service", "name": "nobodys"})["ok"]
 
