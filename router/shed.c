@@ -3,7 +3,7 @@
 enum {
 	PERCENT = 100,
 	FILLINGS = 8,     // of steps towards the fair share; it takes few
-	FETCH_SIZE = 192, // bytes of a record
+	FETCH_SIZE = 256, // bytes of a record, at most; a processor fetches on by itself
 };
 
 /* The ranks of the classes within a sender's share. */
@@ -102,12 +102,14 @@ static inline enum shed_rank rank_of(const struct shed *shed, struct shed_sender
 	return over[class] + SHED_CRITICAL_FAR - SHED_CRITICAL_OVER;
 }
 
-/* Fetches the beginning of a record that will be opened. */
-static inline void __attribute__((always_inline))
-fetch(const struct forward_input *input, unsigned int from)
+/* Fetches a record that will soon be opened. */
+static inline void __attribute__((always_inline)) fetch(const struct forward_input *input)
 {
-	for (unsigned int at = from; at < FETCH_SIZE; at += 64)
+	unsigned int size = least(input->length, FETCH_SIZE);
+
+	for (unsigned int at = 0; at < size; at += 64)
 		__builtin_prefetch(input->record + at, 1);
+	__builtin_prefetch(input->record + size - 1, 1);
 }
 
 /* Puts an entry at the end of a rank's queue. */
@@ -136,8 +138,9 @@ static inline void push(struct shed *shed, enum shed_rank rank, enum wire_class 
 	entry->class = class;
 	append(shed, rank, number);
 	shed->count++;
-	// what is behind its header is waited for when its turn comes, not before
-	fetch(input, 64);
+	// its turn comes soon; else see fetch_next()
+	if (shed->queues[rank].count <= FORWARD_BURST)
+		fetch(input);
 }
 
 /* Takes the first entry out of a rank's queue: valid until the next one is put in. */
@@ -307,7 +310,6 @@ static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_
 		entry = &shed->entries[number];
 		number = entry->next;
 		inputs[i] = entry->input;
-		fetch(&inputs[i], 0);
 	}
 	entry->next = shed->free;
 	shed->free = queue->first;
@@ -319,6 +321,23 @@ static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_
 	return n;
 }
 
+/* Fetches what will be taken next, as far as it is there already. */
+static void fetch_next(const struct shed *shed)
+{
+	unsigned int room = FORWARD_BURST;
+
+	for (uint32_t ranks = shed->occupied; ranks && room; ranks &= ranks - 1) {
+		const struct shed_queue *queue = &shed->queues[__builtin_ctz(ranks)];
+		unsigned int n = least(room, queue->count), number = queue->first;
+
+		room -= n;
+		for (; n; n--) {
+			fetch(&shed->entries[number].input);
+			number = shed->entries[number].next;
+		}
+	}
+}
+
 unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned int n)
 {
 	unsigned int reserved = (n * shed->control + PERCENT - 1) / PERCENT;
@@ -328,5 +347,6 @@ unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned
 		taken += take(shed, rank, &inputs[taken], n - taken);
 	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken);
 	shed->handled += taken;
+	fetch_next(shed);
 	return taken;
 }
