@@ -227,7 +227,7 @@ static unsigned int forward_backlog(struct worker *worker)
 	unsigned int n = shed_take(&worker->shed, inputs, FORWARD_BURST);
 
 	// a burst or two that came at once are no reason to be strict
-	worker->forward.overloaded = worker->shed.count > SHED_BACKLOG / 2;
+	worker->forward.overloaded = worker->shed.count > worker->shed.room / 2;
 	if (n)
 		forward_burst(&worker->forward, inputs, n, worker->now_ms);
 	worker->forward.overloaded = false;

@@ -22,8 +22,9 @@ static unsigned int least(unsigned int a, unsigned int b)
 void shed_init(struct shed *shed)
 {
 	for (unsigned int i = 0; i < SHED_BACKLOG; i++)
-		shed->entries[i].next = (uint16_t)(i + 1);
+		shed->next[i] = (uint16_t)(i + 1);
 	shed->share = SHED_FIRST_SHARE;
+	shed->room = shed->standing = SHED_BACKLOG;
 }
 
 /* The most that each sender may have so that all together have what was handled. */
@@ -118,7 +119,7 @@ static inline void append(struct shed *shed, enum shed_rank rank, uint16_t numbe
 	struct shed_queue *queue = &shed->queues[rank];
 
 	if (shed->occupied >> rank & 1)
-		shed->entries[queue->last].next = number;
+		shed->next[queue->last] = number;
 	else
 		queue->first = number;
 	queue->last = number;
@@ -132,7 +133,7 @@ static inline void push(struct shed *shed, enum shed_rank rank, enum wire_class 
 	uint16_t number = shed->free;
 	struct shed_entry *entry = &shed->entries[number];
 
-	shed->free = entry->next;
+	shed->free = shed->next[number];
 	entry->input = *input;
 	entry->sender = sender;
 	entry->class = class;
@@ -150,11 +151,11 @@ static inline struct shed_entry *pop(struct shed *shed, enum shed_rank rank)
 	uint16_t number = queue->first;
 	struct shed_entry *entry = &shed->entries[number];
 
-	queue->first = entry->next;
+	queue->first = shed->next[number];
 	if (--queue->count == 0)
 		shed->occupied &= ~(1u << rank);
 	shed->count--;
-	entry->next = shed->free;
+	shed->next[number] = shed->free;
 	shed->free = number;
 	return entry;
 }
@@ -173,7 +174,7 @@ static void rank_anew(struct shed *shed)
 
 		while (queues[rank].count--) {
 			struct shed_entry *entry = &shed->entries[number];
-			uint16_t next = entry->next;
+			uint16_t next = shed->next[number];
 
 			append(shed, rank_of(shed, &shed->senders[entry->sender], entry->class),
 			       number);
@@ -192,7 +193,11 @@ static void begin_window(struct shed *shed, uint64_t now_ms)
 		// a worker that the machine has kept from working for a while handled little
 		if (shed->share != SHED_NO_SHARE && share < shed->share - shed->share / 4)
 			share = shed->share - shed->share / 4;
+		// what has always waited was only older when its turn came
+		if (shed->standing > SHED_STANDING && shed->standing < SHED_BACKLOG)
+			shed->room = SHED_ROOM;
 	}
+	shed->standing = SHED_BACKLOG;
 	shed->share = share;
 	shed->handled = 0;
 	shed->window_ms = now_ms;
@@ -236,17 +241,22 @@ static void give_back(struct forward *forward, struct refused *refused)
 	forward->ops->release(forward->worker, refused->buffers, refused->count);
 }
 
-/* Makes room for a record of this rank at the cost of a lower one, if there is one. */
-static inline bool displace(struct shed *shed, struct forward *forward, struct refused *refused,
-			    enum shed_rank rank, enum shed_rank lowest)
+/*
+ * The rank at whose cost there is room, if somebody of it waits: for higher ones only; SHED_RANKS
+ * if there is room anyway.
+ */
+static inline enum shed_rank lowest(const struct shed *shed, unsigned int reserved)
 {
-	struct shed_entry *oldest;
+	// the reserve may have been another when what is there came
+	unsigned int others = shed->count - shed->queues[SHED_CONTROL].count;
+	bool full = others >= SHED_BACKLOG - reserved || shed->count >= SHED_BACKLOG;
+	enum shed_rank cut;
 
-	if (lowest <= rank)
-		return false;
-	oldest = pop(shed, lowest);
-	refuse(forward, refused, &oldest->input, oldest->class);
-	return true;
+	if (!full && others < shed->room)
+		return SHED_RANKS;
+	cut = shed->occupied ? 31 - __builtin_clz(shed->occupied) : SHED_CONTROL;
+	// critical ones have all of it
+	return cut < SHED_NORMAL && !full ? SHED_NORMAL : cut;
 }
 
 void shed_put(struct shed *shed, struct forward *forward, struct forward_input *inputs,
@@ -254,19 +264,17 @@ void shed_put(struct shed *shed, struct forward *forward, struct forward_input *
 {
 	unsigned int reserved = SHED_BACKLOG * shed->control / PERCENT;
 	struct refused refused;
+	enum shed_rank cut;
 
 	refused.count = 0;
 	memset(refused.classes, 0, sizeof(refused.classes));
 	if (now_ms - shed->window_ms >= SHED_WINDOW_MS)
 		begin_window(shed, now_ms);
 	forward->now_ms = now_ms;
+	cut = lowest(shed, reserved);
 	for (unsigned int i = 0; i < n; i++) {
-		unsigned int control = shed->queues[SHED_CONTROL].count;
-		// the reserve may have been another when what is there came
-		bool full = shed->count - control >= SHED_BACKLOG - reserved ||
-			    shed->count >= SHED_BACKLOG;
-		enum shed_rank lowest = full ? 31 - __builtin_clz(shed->occupied) : SHED_RANKS;
 		struct forward_input *input = &inputs[i];
+		struct shed_entry *oldest;
 		struct wire_record header;
 		enum shed_rank rank;
 		uint16_t sender;
@@ -276,20 +284,24 @@ void shed_put(struct shed *shed, struct forward *forward, struct forward_input *
 			continue;
 		}
 		// all that waits is of higher classes: who sent it makes no difference
-		if (lowest < within[header.class]) {
+		if (cut < within[header.class]) {
 			refuse(forward, &refused, input, header.class);
 			continue;
 		}
 		sender = sender_of(forward, input, header.index);
 		rank = rank_of(shed, &shed->senders[sender], header.class);
-		if (rank == SHED_CONTROL)
-			full = control >= reserved || shed->count >= SHED_BACKLOG;
-		else if (full)
-			full = !displace(shed, forward, &refused, rank, lowest);
-		if (!full)
-			push(shed, rank, header.class, sender, input);
-		else
+		if (rank == SHED_CONTROL
+			    ? shed->queues[rank].count >= reserved || shed->count >= SHED_BACKLOG
+			    : cut <= rank) {
 			refuse(forward, &refused, input, header.class);
+			continue;
+		}
+		if (rank != SHED_CONTROL && shed->occupied >> cut & 1) {
+			oldest = pop(shed, cut);
+			refuse(forward, &refused, &oldest->input, oldest->class);
+		}
+		push(shed, rank, header.class, sender, input);
+		cut = lowest(shed, reserved);
 	}
 	if (refused.count)
 		give_back(forward, &refused);
@@ -301,17 +313,17 @@ static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_
 {
 	struct shed_queue *queue = &shed->queues[rank];
 	unsigned int number = queue->first;
-	struct shed_entry *entry = NULL;
+	unsigned int last = number;
 
 	n = least(n, queue->count);
 	if (n == 0)
 		return 0;
 	for (unsigned int i = 0; i < n; i++) {
-		entry = &shed->entries[number];
-		number = entry->next;
-		inputs[i] = entry->input;
+		last = number;
+		inputs[i] = shed->entries[number].input;
+		number = shed->next[number];
 	}
-	entry->next = shed->free;
+	shed->next[last] = shed->free;
 	shed->free = queue->first;
 	queue->first = (uint16_t)number;
 	queue->count -= n;
@@ -333,7 +345,8 @@ static void fetch_next(const struct shed *shed)
 		room -= n;
 		for (; n; n--) {
 			fetch(&shed->entries[number].input);
-			number = shed->entries[number].next;
+			__builtin_prefetch(shed->entries[number].input.buffer, 1);
+			number = shed->next[number];
 		}
 	}
 }
@@ -347,6 +360,10 @@ unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned
 		taken += take(shed, rank, &inputs[taken], n - taken);
 	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken);
 	shed->handled += taken;
+	shed->standing = least(shed->standing, shed->count);
+	// there is time for more again
+	if (shed->count == 0)
+		shed->room = SHED_BACKLOG;
 	fetch_next(shed);
 	return taken;
 }

@@ -19,6 +19,9 @@
  * Class control has a part of the backlog and of each burst to itself, and no more while others
  * wait.
  *
+ * A backlog that is never empty makes all records late, and its frames cold. So when many have
+ * waited throughout a window, what is less than critical has little room until all has been taken.
+ *
  * One worker's own. Time is an argument.
  */
 #ifndef VIADUCT_SHED_H
@@ -28,6 +31,8 @@
 
 enum {
 	SHED_BACKLOG = 1024, // records
+	SHED_STANDING = 64,  // when more than so many have waited throughout a window,
+	SHED_ROOM = 128,     // there is room for so many
 	SHED_SENDERS = 4096, // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
 	SHED_CRITICAL_SHARES = 2,
@@ -55,10 +60,9 @@ struct shed_sender {
 
 struct shed_entry {
 	struct forward_input input;
-	uint16_t next;
 	uint16_t sender;
 	uint8_t class;
-};
+} __attribute__((aligned(64)));
 
 struct shed_queue {
 	uint16_t first;
@@ -67,14 +71,17 @@ struct shed_queue {
 };
 
 struct shed {
-	unsigned int count;   // records in the backlog
-	uint32_t occupied;    // bits of the ranks that have some
-	unsigned int control; // percent, set by the caller at any time
-	uint32_t share;       // of a sender, records a window; SHED_NO_SHARE
-	uint32_t handled;     // records taken in this window
-	uint64_t window_ms;   // when it began
-	uint16_t free;        // the first of the entries that are
+	unsigned int count;    // records in the backlog
+	uint32_t occupied;     // bits of the ranks that have some
+	unsigned int control;  // percent, set by the caller at any time
+	uint32_t share;        // of a sender, records a window; SHED_NO_SHARE
+	uint32_t handled;      // records taken in this window
+	unsigned int room;     // of the backlog, for what is less than critical
+	unsigned int standing; // the fewest that have waited in this window
+	uint64_t window_ms;    // when it began
+	uint16_t free;         // the first of the entries that are
 	struct shed_queue queues[SHED_RANKS];
+	uint16_t next[SHED_BACKLOG]; // of each entry in its queue
 	struct shed_entry entries[SHED_BACKLOG];
 	struct shed_sender senders[SHED_SENDERS];
 };

@@ -357,6 +357,34 @@ static void test_share_changes(void **state)
 	assert_int_equal(o->shed->share, SHED_FIRST_SHARE);
 }
 
+/* When there are always many that wait, few may but critical ones. */
+static void test_standing(void **state)
+{
+	struct over *o = *state;
+	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
+
+	says(o, a, b, WIRE_NORMAL, ROOM, 0);
+	forward(o, FORWARD_BURST);
+	o->f->now_ms += SHED_WINDOW_MS;
+	says(o, a, b, WIRE_NORMAL, ROOM, 0);
+	o->shed->share = SHED_NO_SHARE;
+	while (o->shed->count >= SHED_ROOM)
+		forward(o, FORWARD_BURST);
+	says(o, a, b, WIRE_NORMAL, ROOM, 0);
+	assert_int_equal(o->shed->count, SHED_ROOM);
+	says(o, a, b, WIRE_CRITICAL, SHED_ROOM + 10, 0);
+	assert_int_equal(o->shed->count, SHED_ROOM + 10);
+	says(o, a, b, WIRE_NORMAL, 1, 0);
+	assert_int_equal(o->shed->count, SHED_ROOM + 10);
+	says(o, a, b, WIRE_CRITICAL, ROOM, 0);
+	assert_int_equal(o->shed->count, ROOM);
+	// until there was time for all
+	while (forward(o, FORWARD_BURST))
+		;
+	says(o, a, b, WIRE_NORMAL, ROOM, 0);
+	assert_int_equal(o->shed->count, ROOM);
+}
+
 static void test_no_records(void **state)
 {
 	struct over *o = *state;
@@ -425,12 +453,19 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(classes_in_order),    TEST(lowest_is_shed),
-		TEST(reserve_for_control), TEST(fair_share),
-		TEST(all_send_too_much),   TEST(all_critical),
-		TEST(share_by_class),      TEST(sender_stays_in_order),
-		TEST(others_in_its_name),  TEST(share_changes),
-		TEST(no_records),          TEST(strangers),
+		TEST(classes_in_order),
+		TEST(lowest_is_shed),
+		TEST(reserve_for_control),
+		TEST(fair_share),
+		TEST(all_send_too_much),
+		TEST(all_critical),
+		TEST(share_by_class),
+		TEST(sender_stays_in_order),
+		TEST(others_in_its_name),
+		TEST(share_changes),
+		TEST(standing),
+		TEST(no_records),
+		TEST(strangers),
 		TEST(handed_over),
 	};
 
