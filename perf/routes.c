@@ -170,7 +170,7 @@ static void own_unset(uint32_t slot)
 static void own_find(const struct wire_id *const *keys, const struct session **out)
 {
 	uint64_t hashes[BURST];
-	uint32_t guesses[BURST];
+	const struct session_slot *guesses[BURST];
 
 	for (int i = 0; i < BURST; i++) {
 		hashes[i] = route_hash(&routes, keys[i]);

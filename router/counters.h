@@ -144,12 +144,13 @@ static inline void counters_dropped(struct counters *counters, uint8_t class,
 	counters->classes.messages_dropped[class][reason] += messages;
 }
 
-static inline void counters_opened(struct counters *counters, uint8_t class, uint32_t messages)
+static inline void counters_opened(struct counters *counters, uint8_t class, uint32_t records,
+				   uint32_t messages)
 {
-	counters->records_received++;
-	counters->records_opened++;
+	counters->records_received += records;
+	counters->records_opened += records;
 	counters->messages_opened += messages;
-	counters->classes.records_opened[class]++;
+	counters->classes.records_opened[class] += records;
 	counters->classes.messages_opened[class] += messages;
 }
 

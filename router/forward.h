@@ -2,8 +2,9 @@
  * The forwarding core: a burst of received records in, sealed records out.
  *
  * Stages, each over the whole burst: parse and prefetch; find sessions; check lanes, owners and
- * windows; open; walk the messages; look up where they go; pack by receiver and class; seal;
- * transmit. A record whose only message is the first for its receiver leaves in its own buffer;
+ * windows; open; gather the messages (receive.h); look up where they go; judge them (walk.h); pack
+ * by receiver and class; seal; transmit (pack.h). What goes no further is dropped (drop.h). A
+ * record whose only message is the first for its receiver leaves in its own buffer;
  * other messages are copied once, into the newest open record for that receiver and class. Nothing
  * waits for a record to fill: what a burst opened is sealed at its end.
  *
@@ -24,10 +25,9 @@
 enum {
 	FORWARD_BURST = 32,  // records a call
 	FORWARD_SPARES = 64, // buffers kept in reserve, and so records opened for packing at once
-	FORWARD_OUTPUTS = FORWARD_BURST + FORWARD_SPARES,
+	FORWARD_OUTPUTS = FORWARD_BURST + FORWARD_SPARES, // in as many buffers, with a burst's own
 	FORWARD_MESSAGES = 512, // walked at once; at least what the largest record holds
 	FORWARD_NO_RECORD = 0xff,
-	FORWARD_NEWEST = 256,       // a power of two
 	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way
 	FORWARD_ERRORS_PER_S = 100, // error messages a lane and second, and
 	FORWARD_ERRORS_BURST = 200, // how many at once
@@ -131,11 +131,17 @@ struct forward_record {
 	struct forward_input *input;
 	const struct session *session;
 	struct session_rx *lane;
-	struct wire_record header;
+	struct wire_words header;
 };
 
+static inline enum wire_class forward_class(const struct forward_record *record)
+{
+	return wire_words_class(&record->header);
+}
+
 enum forward_mark {
-	FORWARD_LAST = 1,     // of its record
+	FORWARD_LAST = 1,     // of its record,
+	FORWARD_LONE = 4,     // and the only one, without flags
 	FORWARD_PROMISED = 2, // a request to a service: it is told in any case
 	// for services only; or'ed to its kind too, which then is one that isn't forwarded
 	FORWARD_FLAGGED = 0x40,
@@ -145,27 +151,43 @@ enum forward_mark {
 struct forward_message {
 	const struct forward_record *in; // came in this one
 	uint8_t *data;                   // message header
-	const struct session *to;        // NULL: the destination isn't a session's
 	union {
-		uint64_t hash;               // of the destination
+		const struct session_slot *guess; // of the route table
+		const struct session *to;         // NULL: the destination isn't a session's
+	};
+	union {
+		uint64_t hash;               // of the destination; until that is found
+		struct session_tx *lane;     // to a session
 		struct service_entry *entry; // of a request that goes to a service
 	};
-	uint32_t guess; // of the route table
 	uint32_t tag;
 	uint16_t size;
-	uint16_t rest; // bytes from here to the end of its record, if all of that goes to `to`
 	uint8_t kind;
 	uint8_t record;  // packed into which; FORWARD_NO_RECORD
-	uint8_t verdict; // why it goes no further; DROP_MESSAGE_COUNT
+	uint8_t verdict; // of a message to a session: why it goes no further; DROP_MESSAGE_COUNT
 	uint8_t marks;   // bits of forward_mark
+	uint8_t class;
 };
 
-/* A record being packed; its header is written, and its length so far stands in its aead_job. */
-struct forward_open {
-	const struct session *to;
-	uint16_t limit; // of the length, with the tag
-	uint16_t messages;
-	uint8_t class;
+/*
+ * Records being packed, by number: their headers are written, and their lengths so far stand in
+ * their jobs. See pack.h.
+ */
+struct forward_packing {
+	unsigned int count;
+	uint32_t turn; // tells which records lanes have noted, see pack.h
+	const struct session *to[FORWARD_OUTPUTS];
+	uint16_t limit[FORWARD_OUTPUTS]; // of the length, with the tag
+	uint16_t messages[FORWARD_OUTPUTS];
+	uint8_t class[FORWARD_OUTPUTS];
+	struct aead_job jobs[FORWARD_OUTPUTS];
+	struct forward_output outputs[FORWARD_OUTPUTS];
+};
+
+/* A lane that goes to another worker once this burst no longer needs its window. */
+struct forward_leaving {
+	struct session_rx *lane;
+	uint8_t owner;
 };
 
 struct forward {
@@ -190,22 +212,22 @@ struct forward {
 	uint64_t now_ms;
 	struct rates *rates;    // NULL: none to be looked at
 	bool has_texts;         // whether there are any below
-	bool guarded;           // whether records have to pass guard()
-	unsigned int strangers; // how many may
+	unsigned int strangers; // how many may be opened
 	unsigned int spare_count;
-	unsigned int open_count;
-	unsigned int message_count;
-	unsigned int walked; // messages that have found their record, or been dropped,
-	unsigned int sent;   // and those of them whose record is on its way
+	unsigned int record_count;
+	unsigned int in_place; // of the records, those that leave in their own buffers
+	unsigned int leaving_count;
 	struct forward_spare spares[FORWARD_SPARES];
-	struct forward_open open[FORWARD_OUTPUTS];
 	struct forward_record records[FORWARD_BURST];
-	struct aead_job opening[FORWARD_BURST];
-	struct aead_job sealing[FORWARD_OUTPUTS];
-	struct forward_output outputs[FORWARD_OUTPUTS];
+	struct aead_job opening[FORWARD_BURST]; // of each record
+	struct forward_leaving leaving[FORWARD_BURST];
+	struct forward_packing packing;
 	const uint8_t *texts[FORWARD_OUTPUTS]; // what is sealed from elsewhere; else NULL
-	struct forward_message messages[FORWARD_MESSAGES];
-	uint8_t newest[FORWARD_NEWEST]; // by hash of session and class: which open record to try
+	// lone messages need no room to be made for them
+	struct forward_message messages[FORWARD_MESSAGES + FORWARD_BURST];
+	struct forward_message *messages_end;
+	struct forward_message *walked; // those before have found their record, or been dropped,
+	struct forward_message *sent;   // and the record of those before is on its way
 	struct forward_event event;
 	uint8_t through[WIRE_MTU_MAX]; // a message with its via
 
@@ -242,32 +264,14 @@ void forward_fini(struct forward *forward);
 
 /* ---- For the core's other files ---- */
 
-/* Drops a message for `reason`, and tells its sender. */
-void forward_drop(struct forward *forward, const struct forward_message *message,
-		  enum drop_message reason, uint64_t now_ms);
+/* Nothing has been gathered. */
+static inline void forward_begin(struct forward *forward)
+{
+	forward->messages_end = forward->walked = forward->sent = forward->messages;
+}
 
-/*
- * Room for `messages` messages of `size` bytes in all in one record for `to`, which is known to
- * carry that much: the caller writes them there before it does anything else. NULL with `reason`
- * set: there is none to be had.
- */
-uint8_t *forward_room(struct forward *forward, const struct session *to, uint8_t class,
-		      uint16_t size, unsigned int messages, uint64_t now_ms,
-		      enum drop_message *reason);
-
-/* Messages for many, in one piece. */
-struct forward_text {
-	const uint8_t *bytes; // stay as they are until the turn ends: they are sealed from there
-	uint16_t size;
-	uint16_t messages;
-	uint8_t class;
-};
-
-/*
- * Puts them into a record for each of `n` sessions, which are known to carry so much, and counts
- * the copies. Returns how many sessions were served until there were no more buffers.
- */
-unsigned int forward_copies(struct forward *forward, const struct session *const *to,
-			    unsigned int n, const struct forward_text *text, uint64_t now_ms);
+/* Tells the control thread; true if there was room. */
+bool forward_send_event(struct forward *forward, enum forward_event_type type,
+			const struct session *session, const struct forward_input *input);
 
 #endif

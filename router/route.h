@@ -108,12 +108,15 @@ static inline void route_prefetch(const struct route_table *routes, uint64_t has
 	__builtin_prefetch(words->bucket[hash & words->mask]);
 }
 
-/* then find a slot that may be it (ROUTE_NONE: there is no route) and fetch that, */
-static inline uint32_t route_guess(const struct route_table *routes, uint64_t hash)
+/* The slot in a word that has the tag of `hash`; with any other tag it is none. */
+static inline uint64_t route_slot(uint64_t word, uint64_t hash)
 {
-	const struct route_words *words = rcu_dereference(routes->words);
-	uint64_t tag = route_tag(hash);
+	return word ^ route_tag(hash) << WIRE_SLOT_BITS;
+}
 
+/* The slot of the first word with the tag of `hash`, or ROUTE_NONE. */
+static inline uint64_t route_guess_on(const struct route_words *words, uint64_t hash)
+{
 	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
 		bool full = true;
 
@@ -122,17 +125,30 @@ static inline uint32_t route_guess(const struct route_table *routes, uint64_t ha
 			uint64_t word =
 				__atomic_load_n(&words->bucket[at][place], __ATOMIC_ACQUIRE);
 
-			if (word >> WIRE_SLOT_BITS == tag) {
-				uint32_t slot = word & (WIRE_SLOTS - 1);
-
-				__builtin_prefetch(&routes->sessions->slot[slot]);
-				return slot;
-			}
+			if (route_slot(word, hash) < WIRE_SLOTS)
+				return route_slot(word, hash);
 			full &= word != 0;
 		}
 		if (!full)
 			return ROUTE_NONE;
 	}
+}
+
+/* then find a slot that may be it (NULL: there is no route) and fetch that, */
+static inline const struct session_slot *route_guess(const struct route_table *routes,
+						     uint64_t hash)
+{
+	const struct route_words *words = rcu_dereference(routes->words);
+	uint64_t word = __atomic_load_n(&words->bucket[hash & words->mask][route_begin(hash)],
+					__ATOMIC_ACQUIRE);
+	uint64_t slot = route_slot(word, hash);
+
+	if (slot >= WIRE_SLOTS)
+		slot = route_guess_on(words, hash);
+	if (slot == ROUTE_NONE)
+		return NULL;
+	__builtin_prefetch(&routes->sessions->slot[slot]);
+	return &routes->sessions->slot[slot];
 }
 
 /* The whole look-up at once. NULL: no route. */
@@ -142,12 +158,10 @@ const struct session_slot *route_find(const struct route_table *routes, const st
 /* and at last confirm the guess. NULL: no route. */
 static inline const struct session_slot *route_confirm(const struct route_table *routes,
 						       const struct wire_id *id, uint64_t hash,
-						       uint32_t guess)
+						       const struct session_slot *guess)
 {
-	if (guess == ROUTE_NONE)
-		return NULL;
-	if (wire_id_equal(&routes->sessions->slot[guess].id, id))
-		return &routes->sessions->slot[guess];
+	if (!guess || wire_id_equal(&guess->id, id))
+		return guess;
 	return route_find(routes, id, hash);
 }
 

@@ -23,17 +23,19 @@ void session_table_free(struct session_table *table)
 
 struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
 {
-	size_t size = sizeof(struct session_state) + up * sizeof(struct session_rx) +
-		      down * sizeof(struct session_tx);
+	size_t before = down * sizeof(struct session_tx);
+	size_t size = before + sizeof(struct session_state) + up * sizeof(struct session_rx);
 	struct session_state *state;
 	struct session_rx *rx;
+	uint8_t *memory;
 
-	state = node_alloc(node, 64, size);
-	if (!state)
+	memory = node_alloc(node, 64, size);
+	if (!memory)
 		return NULL;
+	state = (struct session_state *)(void *)(memory + before);
 	state->lanes_up = up;
 	state->lanes_down = down;
-	rx = (struct session_rx *)((struct session_tx *)(state + 1) + down);
+	rx = (struct session_rx *)(state + 1);
 	for (int i = 0; i < up; i++)
 		rx[i].owner = SESSION_NO_OWNER;
 	return state;
@@ -41,7 +43,8 @@ struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
 
 void session_state_free(struct session_state *state)
 {
-	node_free(state);
+	if (state)
+		node_free((struct session_tx *)state - state->lanes_down);
 }
 
 const struct session *session_find_other(const struct session_table *table, uint32_t index,

@@ -74,13 +74,18 @@ struct session_rx {
 
 /* A relay's lane to the peer: lane number = worker number. Only that worker touches it. */
 struct session_tx {
-	uint64_t next; // sequence
-	uint32_t used; // records sealed in `epoch`
-	uint32_t epoch;
+	uint64_t next;                 // sequence
+	uint64_t first;                // of a record's wire_words, but for its class, in `epoch`
+	uint32_t used;                 // records sealed in it
+	uint32_t epoch;                // one above its number; 0: none yet
+	uint32_t newest[WIRE_CLASSES]; // record of each class being packed, see pack.h
 	uint32_t marks[SESSION_MARK_COUNT]; // worker counts, control reads (relaxed)
 } __attribute__((aligned(64)));
 
-/* Followed in memory by `lanes_down` session_tx and `lanes_up` session_rx. */
+/*
+ * In memory between `lanes_down` session_tx, the first one nearest, and `lanes_up` session_rx: so
+ * that a lane is found without knowing how many there are.
+ */
 struct session_state {
 	uint32_t hints; // worker sets, control clears (atomic)
 	uint8_t lanes_up;
@@ -156,12 +161,28 @@ void session_state_free(struct session_state *state);
 /* The lanes of a session; nothing of the state is read. */
 static inline struct session_tx *session_tx_lane(const struct session *session, unsigned int lane)
 {
-	return (struct session_tx *)(session->state + 1) + lane;
+	return (struct session_tx *)session->state - 1 - lane;
 }
 
 static inline struct session_rx *session_rx_lane(const struct session *session, unsigned int lane)
 {
-	return (struct session_rx *)session_tx_lane(session, session->lanes_down) + lane;
+	return (struct session_rx *)(session->state + 1) + lane;
+}
+
+/* Worker: asks the control thread to look at something, or no longer; and whether it is asked. */
+static inline void session_set_hint(const struct session *session, enum session_hint hint)
+{
+	__atomic_fetch_or(&session->state->hints, hint, __ATOMIC_RELEASE);
+}
+
+static inline void session_clear_hint(const struct session *session, enum session_hint hint)
+{
+	__atomic_fetch_and(&session->state->hints, ~(uint32_t)hint, __ATOMIC_RELEASE);
+}
+
+static inline bool session_has_hint(const struct session *session, enum session_hint hint)
+{
+	return __atomic_load_n(&session->state->hints, __ATOMIC_RELAXED) & hint;
 }
 
 /* Worker: counts what this session's peer did. */
@@ -169,11 +190,10 @@ static inline void session_mark(const struct session *session, unsigned int work
 				enum session_mark mark)
 {
 	uint32_t *count = &session_tx_lane(session, worker)->marks[mark];
-	uint32_t *hints = &session->state->hints;
 
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELAXED);
-	if (!(__atomic_load_n(hints, __ATOMIC_RELAXED) & SESSION_HINT_MARKS))
-		__atomic_fetch_or(hints, SESSION_HINT_MARKS, __ATOMIC_RELEASE);
+	if (!session_has_hint(session, SESSION_HINT_MARKS))
+		session_set_hint(session, SESSION_HINT_MARKS);
 }
 
 /*
@@ -236,9 +256,21 @@ static inline void session_prefetch_target(const struct session *session)
 	__builtin_prefetch(&session->header);
 }
 
+static inline uint64_t endpoint_word(const struct endpoint *endpoint, unsigned int i)
+{
+	uint64_t word;
+
+	memcpy(&word, endpoint->ip + i * sizeof(word), sizeof(word));
+	return word;
+}
+
 static inline bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
 {
-	return memcmp(a, b, sizeof(*a)) == 0;
+	// without a branch for each of its words: nearly always they are the same
+	_Static_assert(sizeof(*a) == 24, "three words");
+	return ((endpoint_word(a, 0) ^ endpoint_word(b, 0)) |
+		(endpoint_word(a, 1) ^ endpoint_word(b, 1)) |
+		(endpoint_word(a, 2) ^ endpoint_word(b, 2))) == 0;
 }
 
 /* The same IP address and port; the MAC may differ. */

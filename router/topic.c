@@ -1,6 +1,7 @@
 #include "topic.h"
 
-#include "forward.h"
+#include "drop.h"
+#include "pack.h"
 
 #define SECOND UINT64_C(1000000000) // ns
 
@@ -133,7 +134,7 @@ static enum drop_message refuse(struct forward *forward, struct topic *topic, ui
 {
 	const struct forward_record *in = message->in;
 
-	if (message->kind != WIRE_PUBLISH || in->header.class == WIRE_CONTROL)
+	if (message->kind != WIRE_PUBLISH || forward_class(in) == WIRE_CONTROL)
 		return DROP_MESSAGE_UNSUPPORTED;
 	if (message->data[3] >> WIRE_HOP_SHIFT == 0)
 		return DROP_MESSAGE_HOP_LIMIT;
@@ -143,7 +144,7 @@ static enum drop_message refuse(struct forward *forward, struct topic *topic, ui
 	if (!topic_admit(&topic->due_ns, __atomic_load_n(&topic->rate, __ATOMIC_RELAXED), now_ms))
 		return DROP_MESSAGE_TOPIC_RATE;
 	*queue = get_queue(&forward->topics, slot, (const struct wire_id *)(message->data + 8),
-			   in->header.class);
+			   forward_class(in));
 	return *queue ? DROP_MESSAGE_COUNT : DROP_MESSAGE_TOPIC_FULL;
 }
 
@@ -162,7 +163,7 @@ void topic_publish(struct forward *forward, struct topic *topic, uint32_t slot,
 		message->kind &= ~(message->marks & FORWARD_FLAGGED);
 		if (reason == DROP_MESSAGE_PUBLISHER_RATE)
 			session_mark(from, forward->number, SESSION_MARK_LIMIT);
-		forward_drop(forward, message, reason, now_ms);
+		drop_message(forward, message, reason, now_ms);
 		return;
 	}
 	counters_consumed(&forward->counters, queue->class);
@@ -203,8 +204,8 @@ struct batch {
 	const struct policy *policy;
 	uint64_t now_ms;
 	const struct topic_job *jobs[TOPIC_BATCH];
-	struct forward_text text; // of all of them
-	bool alike;               // all come from one slot, and cluster:
+	struct pack_text text; // of all of them
+	bool alike;            // all come from one slot, and cluster:
 	uint32_t from;
 	uint16_t cluster;
 };
@@ -309,9 +310,8 @@ static bool __attribute__((noinline)) copy_some(struct forward *forward, const s
 		reason = DROP_MESSAGE_TOO_LARGE;
 	if (copies && to && takes(to, size)) {
 		if (copies == batch->text.messages)
-			return forward_copies(forward, &to, 1, &batch->text, batch->now_ms);
-		at = forward_room(forward, to, class, (uint16_t)size, copies, batch->now_ms,
-				  &reason);
+			return pack_copies(forward, &to, 1, &batch->text, batch->now_ms);
+		at = pack_room(forward, to, class, (uint16_t)size, copies, batch->now_ms, &reason);
 		if (reason == DROP_MESSAGE_NO_BUFFER)
 			return false;
 	}
@@ -349,8 +349,8 @@ static unsigned int serve(struct forward *forward, const uint32_t *slots, unsign
 				break;
 		}
 		if (plain) {
-			unsigned int served = forward_copies(forward, &to[done], plain,
-							     &batch->text, batch->now_ms);
+			unsigned int served =
+				pack_copies(forward, &to[done], plain, &batch->text, batch->now_ms);
 
 			done += served;
 			if (served < plain)

@@ -53,7 +53,7 @@ static inline enum window_result window_accept(struct window *window, uint64_t s
 
 	// in order, as most are
 	if (sequence == window->next) {
-		*word = bit > 1 ? *word | bit : bit;
+		*word = (*word & (bit - 1)) | bit; // those above are a block's before
 		window->next = sequence + 1;
 		return WINDOW_NEW;
 	}

@@ -203,6 +203,46 @@ static inline void wire_put64(uint8_t *p, uint64_t v)
 	memcpy(p, &v, sizeof(v));
 }
 
+/* The clear header as two numbers: what is first and the session's index, lane and sequence. */
+struct wire_words {
+	uint64_t first;
+	uint64_t counter;
+};
+
+enum { WIRE_CLASS_BIT = 48 + WIRE_CLASS_SHIFT }; // of wire_words.first, the lower one
+
+static inline uint64_t wire_first(enum wire_class class, uint8_t phase, uint32_t index)
+{
+	uint64_t flags = (uint64_t) class << WIRE_CLASS_SHIFT | (uint64_t)phase * WIRE_PHASE;
+
+	return (uint64_t)WIRE_VERSION_TYPE << 56 | flags << 48 | index;
+}
+
+static inline enum wire_class wire_words_class(const struct wire_words *words)
+{
+	return words->first >> WIRE_CLASS_BIT & (WIRE_CLASSES - 1);
+}
+
+static inline unsigned int wire_words_phase(const struct wire_words *words)
+{
+	return (words->first >> 48) / WIRE_PHASE & 1;
+}
+
+static inline uint32_t wire_words_index(const struct wire_words *words)
+{
+	return (uint32_t)words->first;
+}
+
+static inline uint8_t wire_words_lane(const struct wire_words *words)
+{
+	return words->counter >> 56;
+}
+
+static inline uint64_t wire_words_sequence(const struct wire_words *words)
+{
+	return words->counter & WIRE_SEQUENCE_MAX;
+}
+
 /*
  * Writes the 16 bytes of clear header. `record` must be in range (lane < WIRE_LANES_MAX, sequence
  * <= WIRE_SEQUENCE_MAX).
@@ -210,11 +250,7 @@ static inline void wire_put64(uint8_t *p, uint64_t v)
 static inline void wire_record_put(uint8_t header[WIRE_RECORD_HEADER],
 				   const struct wire_record *record)
 {
-	uint32_t first = WIRE_VERSION_TYPE << 8 | (uint32_t)record->class << WIRE_CLASS_SHIFT |
-			 (record->phase ? WIRE_PHASE : 0);
-
-	wire_put32(header, first << 16);
-	wire_put32(header + 4, record->index);
+	wire_put64(header, wire_first(record->class, record->phase, record->index));
 	wire_put64(header + 8, (uint64_t)record->lane << 56 | record->sequence);
 }
 
@@ -235,24 +271,36 @@ enum wire_parse {
 };
 
 /* Reads a record's clear header of `length` bytes of datagram. Touches only the first 16 bytes. */
-static inline enum wire_parse wire_record_get(struct wire_record *record, const uint8_t *data,
-					      size_t length)
+static inline enum wire_parse wire_words_get(struct wire_words *words, const uint8_t *data,
+					     size_t length)
 {
 	const uint32_t fixed = ~((uint32_t)(uint8_t)~WIRE_FLAGS_RESERVED << 16);
-	uint64_t counter;
-	uint32_t first;
+	uint64_t first;
 
 	if (length < WIRE_RECORD_MIN)
 		return WIRE_BAD_SIZE;
-	first = wire_get32(data);
-	if ((first & fixed) != (uint32_t)WIRE_VERSION_TYPE << 24)
+	first = wire_get64(data);
+	if ((first >> 32 & fixed) != (uint32_t)WIRE_VERSION_TYPE << 24)
 		return data[0] == WIRE_VERSION_TYPE ? WIRE_BAD_RESERVED : WIRE_BAD_VERSION;
-	counter = wire_get64(data + 8);
-	record->class = first >> (16 + WIRE_CLASS_SHIFT) & 3;
-	record->phase = first / (WIRE_PHASE << 16) & 1;
-	record->index = wire_get32(data + 4);
-	record->lane = counter >> 56;
-	record->sequence = counter & WIRE_SEQUENCE_MAX;
+	words->first = first;
+	words->counter = wire_get64(data + 8);
+	return WIRE_OK;
+}
+
+/* The same, taken apart. */
+static inline enum wire_parse wire_record_get(struct wire_record *record, const uint8_t *data,
+					      size_t length)
+{
+	struct wire_words words;
+	enum wire_parse result = wire_words_get(&words, data, length);
+
+	if (result != WIRE_OK)
+		return result;
+	record->class = wire_words_class(&words);
+	record->phase = wire_words_phase(&words);
+	record->index = wire_words_index(&words);
+	record->lane = wire_words_lane(&words);
+	record->sequence = wire_words_sequence(&words);
 	return WIRE_OK;
 }
 

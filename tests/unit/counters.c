@@ -78,7 +78,7 @@ static void test_classes(void **state)
 	struct counters counters = {0};
 
 	assert_true(counters_balance_classes(&counters));
-	counters_opened(&counters, WIRE_NORMAL, 3);
+	counters_opened(&counters, WIRE_NORMAL, 1, 3);
 	assert_false(counters_balance_classes(&counters));
 	counters_delivered(&counters, WIRE_NORMAL, 2);
 	counters_dropped(&counters, WIRE_NORMAL, DROP_MESSAGE_TX_FULL, 1);

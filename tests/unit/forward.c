@@ -1383,7 +1383,7 @@ static void test_two_epochs_in_a_burst(void **state)
 	f->workers[0].forward.aead = &toy_aead;
 	assert_int_equal(f->heard_count, 3);
 	assert_int_equal(f->sent_count, 3);
-	assert_int_equal(lane->epoch, 1);
+	assert_int_equal(lane->epoch, 2);
 	assert_int_equal(lane->used, 3);
 }
 

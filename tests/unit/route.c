@@ -65,7 +65,7 @@ static struct wire_id colliding(uint32_t number)
 static const struct session_slot *find(const struct route_table *routes, const struct wire_id *id)
 {
 	uint64_t hash = route_hash(routes, id);
-	uint32_t guess;
+	const struct session_slot *guess;
 
 	route_prefetch(routes, hash);
 	guess = route_guess(routes, hash);
