@@ -113,6 +113,7 @@ static bool get_welcome(const json_t *root, struct welcome *welcome)
 		return false;
 	welcome->aead = wire_aead_parse(cipher);
 	welcome->trains = json_is_true(json_object_get(root, "trains"));
+	welcome->bundles = json_is_true(json_object_get(root, "bundles"));
 	return welcome->aead && get_id(root, "id", &welcome->id) &&
 	       get_id(root, "relay", &welcome->relay) &&
 	       get_unsigned(root, "index", 0, UINT32_MAX, &welcome->index) &&

@@ -33,6 +33,7 @@ struct welcome {
 	uint32_t key_records;
 	uint8_t mac[32]; // of a rekey; else zeros
 	bool trains;     // may be sent
+	bool bundles;    // likewise
 };
 
 /* Why hello was refused, fit to be printed. */

@@ -13,11 +13,13 @@
 
 #include "timer.h"
 #include "viaduct.h"
+#include "wire.h"
 
 enum {
 	CONTEXT_BATCH = 64, // trains or datagrams received by a system call
 	CONTEXT_EVENTS = 128,
 	CONTEXT_CONTROL = 64, // bytes beside a datagram
+	CONTEXT_FRONT = WIRE_BUNDLE_HEADER + WIRE_BUNDLE_LENGTH,
 };
 
 #define MILLISECOND                     UINT64_C(1000000)
@@ -47,7 +49,8 @@ struct record {
 	struct lane *lane;
 	uint32_t capacity;
 	uint32_t size;
-	uint8_t data[];
+	uint8_t front[CONTEXT_FRONT]; // what stands before it in a bundle
+	uint8_t data[];               // right behind
 };
 STAILQ_HEAD(record_queue, record);
 

@@ -11,10 +11,10 @@
 
 enum {
 	SOCKET_BUFFER = 4 << 20,
-	READS_MAX = 4,       // batches, before others have their turn
-	SEND_RECORDS = 256,  // a system call
-	TRAIN_RECORDS = 64,  // all kernels that know trains take so many
-	TRAIN_BYTES = 65000, // with headers it must fit an IP packet
+	READS_MAX = 4,        // batches, before others have their turn
+	SEND_RECORDS = 256,   // a system call
+	TRAIN_DATAGRAMS = 64, // all kernels that know trains take so many
+	TRAIN_BYTES = 65000,  // with headers it must fit an IP packet
 	BUCKETS_MIN = 16,
 };
 
@@ -123,31 +123,13 @@ union segment_control {
 	struct cmsghdr align;
 };
 
-/* What one sendmmsg() is asked to send. */
+/* What one sendmmsg() is asked to send: a vector for each record. */
 struct batch {
 	unsigned int count;
 	struct mmsghdr headers[SEND_RECORDS];
 	struct iovec vectors[SEND_RECORDS];
 	union segment_control controls[SEND_RECORDS];
 };
-
-/* The train that begins with `record`: those behind it of the same size, and one that is smaller.
- */
-static unsigned int train_gather(const struct record *record, struct iovec *vectors,
-				 unsigned int most)
-{
-	size_t size = record->size, sum = 0, last = size;
-	unsigned int count = 0;
-
-	while (record && count < most && last == size && record->size <= size &&
-	       sum + record->size <= TRAIN_BYTES) {
-		vectors[count++] = (struct iovec){(void *)record->data, record->size};
-		sum += record->size;
-		last = record->size;
-		record = STAILQ_NEXT(record, link);
-	}
-	return count;
-}
 
 static void segment_put(struct msghdr *header, union segment_control *control, size_t size)
 {
@@ -161,26 +143,77 @@ static void segment_put(struct msghdr *header, union segment_control *control, s
 	memcpy(CMSG_DATA(CMSG_FIRSTHDR(header)), &segment, sizeof(segment));
 }
 
+/* Bytes of a bundle that may hold this record; 0: none may. */
+static size_t bundle_max(const struct flow *flow, const struct record *record)
+{
+	const struct welcome *welcome = &record->session->welcome;
+
+	return flow->bundles && welcome->bundles ? welcome->mtu - WIRE_IP_OVERHEAD : 0;
+}
+
+/* With what stands before it in a bundle, if anything. */
+static struct iovec record_vector(struct record *record, size_t front)
+{
+	return (struct iovec){record->data - front, front + record->size};
+}
+
+/*
+ * Gathers the next datagram, which is the record at `*next` or a bundle of those from there on that
+ * fit, into `vectors`, of which there are `room`. Returns how many it took; sets its size.
+ */
+static unsigned int datagram_gather(const struct flow *flow, struct record **next,
+				    struct iovec *vectors, unsigned int room, size_t *size)
+{
+	struct record *first = *next, *record = STAILQ_NEXT(first, link);
+	size_t most = bundle_max(flow, first), sum = CONTEXT_FRONT + first->size;
+	unsigned int count = 1;
+
+	for (; record && count < room; record = STAILQ_NEXT(record, link)) {
+		size_t limit = bundle_max(flow, record);
+
+		most = limit < most ? limit : most;
+		if (sum + WIRE_BUNDLE_LENGTH + record->size > most)
+			break;
+		wire_put16(record->data - WIRE_BUNDLE_LENGTH, (uint16_t)record->size);
+		vectors[count++] = record_vector(record, WIRE_BUNDLE_LENGTH);
+		sum += WIRE_BUNDLE_LENGTH + record->size;
+	}
+	if (count > 1) {
+		wire_put16(first->front, WIRE_BUNDLE << 8);
+		wire_put16(first->data - WIRE_BUNDLE_LENGTH, (uint16_t)first->size);
+	}
+	vectors[0] = record_vector(first, count > 1 ? CONTEXT_FRONT : 0);
+	*size = count > 1 ? sum : first->size;
+	*next = record;
+	return count;
+}
+
+/* Datagrams of the same size, and one behind them that is smaller, are a train. */
 static void batch_gather(struct batch *batch, const struct flow *flow)
 {
-	const struct record *record = STAILQ_FIRST(&flow->sealed);
-	unsigned int used = 0;
+	size_t segment = 0, last = 0, sum = 0, size;
+	struct record *record = STAILQ_FIRST(&flow->sealed);
+	unsigned int used = 0, cars = 0, n;
+	struct msghdr *header = NULL;
 
 	batch->count = 0;
-	while (record && used < SEND_RECORDS) {
-		struct msghdr *header = &batch->headers[batch->count].msg_hdr;
-		unsigned int most = SEND_RECORDS - used, n;
-
-		if (most > TRAIN_RECORDS)
-			most = TRAIN_RECORDS;
-		n = train_gather(record, &batch->vectors[used], flow->trains ? most : 1);
-		*header = (struct msghdr){.msg_iov = &batch->vectors[used], .msg_iovlen = n};
-		if (n > 1)
-			segment_put(header, &batch->controls[batch->count], record->size);
-		used += n;
-		batch->count++;
-		while (n--)
-			record = STAILQ_NEXT(record, link);
+	for (; record && used < SEND_RECORDS; used += n) {
+		n = datagram_gather(flow, &record, &batch->vectors[used], SEND_RECORDS - used,
+				    &size);
+		if (header && flow->trains && cars < TRAIN_DATAGRAMS && last == segment &&
+		    size <= segment && sum + size <= TRAIN_BYTES) {
+			if (cars++ == 1)
+				segment_put(header, &batch->controls[batch->count - 1], segment);
+			header->msg_iovlen += n;
+			sum += size;
+		} else {
+			header = &batch->headers[batch->count++].msg_hdr;
+			*header =
+				(struct msghdr){.msg_iov = &batch->vectors[used], .msg_iovlen = n};
+			segment = sum = size;
+			cars = 1;
+		}
+		last = size;
 	}
 }
 
@@ -209,10 +242,17 @@ static void set_blocked(struct flow *flow, bool blocked)
 	flow->blocked = blocked;
 }
 
+/* Whether a message's first datagram is one. */
+static bool is_bundle(const struct msghdr *header)
+{
+	return wire_is_bundle(header->msg_iov->iov_base, header->msg_iov->iov_len);
+}
+
 bool flow_send(struct flow *flow)
 {
 	bool retried = false;
 	struct batch batch;
+	const struct msghdr *first = &batch.headers[0].msg_hdr;
 
 	while (!STAILQ_EMPTY(&flow->sealed)) {
 		int sent;
@@ -226,11 +266,14 @@ bool flow_send(struct flow *flow)
 		}
 		if (sent < 0 && !retried) {
 			retried = true; // what an earlier ICMP said; the record may well go out
-		} else if (sent < 0 && batch.headers[0].msg_hdr.msg_iovlen > 1) {
+		} else if (sent < 0 && errno == EMSGSIZE && is_bundle(first)) {
+			flow->bundles = false; // records may still be small enough
+			retried = false;
+		} else if (sent < 0 && first->msg_controllen) {
 			flow->trains = false; // the kernel or the interface can't
 			retried = false;
 		} else if (sent < 0) {
-			line_advance(flow, 1, false);
+			line_advance(flow, first->msg_iovlen, false);
 			retried = false;
 		} else {
 			for (int i = 0; i < sent; i++)
@@ -359,7 +402,7 @@ static void take_datagram(struct flow *flow, uint8_t *data, size_t size)
 {
 	size_t begin, end = WIRE_BUNDLE_HEADER;
 
-	if (!size || data[0] != WIRE_BUNDLE) {
+	if (!wire_is_bundle(data, size)) {
 		take_record(flow, data, size);
 		return;
 	}
@@ -452,6 +495,7 @@ static int flow_new(struct flow **opened, struct remote *remote, unsigned int nu
 	flow->number = number;
 	flow->shared = shared;
 	flow->trains = trains;
+	flow->bundles = true;
 	LIST_INIT(&flow->uses);
 	STAILQ_INIT(&flow->sealed);
 	if (fd < 0) {

@@ -1,8 +1,9 @@
 /*
  * UDP. A flow is a socket to a relay's data address. Lanes of the same number share one, so that a
- * context with many peers has few, and what they have to send leaves in one system call: equal
- * records behind each other as a train, which the kernel (UDP_SEGMENT) takes through its stack in
- * one go. Trains that come in (UDP_GRO) are taken apart here.
+ * context with many peers has few, and what they have to send leaves in one system call: as many
+ * records in a datagram as fit, if the relay takes such bundles, and equal datagrams behind each
+ * other as a train, which the kernel (UDP_SEGMENT) takes through its stack in one go. Trains
+ * (UDP_GRO) and bundles that come in are taken apart here.
  */
 #ifndef CLIENT_FLOW_H
 #define CLIENT_FLOW_H
@@ -41,6 +42,7 @@ struct flow {
 	unsigned int number; // of the lanes that may share it
 	bool shared;
 	bool trains;  // may be sent
+	bool bundles; // likewise, if the sessions' relay takes them
 	bool blocked; // the kernel takes no more for now
 	bool dirty;   // in v->flows
 	STAILQ_ENTRY(flow) dirty_link;

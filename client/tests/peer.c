@@ -64,6 +64,7 @@ static struct {
 	unsigned int sends;                     // system calls
 	unsigned int trains_sent, trains_taken; // of at least two records
 	bool refuse_trains;
+	int refuse_bundles; // with which error
 } kernel;
 
 EVP_PKEY *__real_PEM_read_PrivateKey(FILE *file, EVP_PKEY **key, pem_password_cb *password,
@@ -95,6 +96,11 @@ int __wrap_sendmmsg(int fd, struct mmsghdr *headers, unsigned int count, int fla
 			plain++;
 		errno = EIO;
 		return plain ? __real_sendmmsg(fd, headers, plain, flags) : -1;
+	}
+	if (kernel.refuse_bundles &&
+	    wire_is_bundle(headers->msg_hdr.msg_iov->iov_base, headers->msg_hdr.msg_iov->iov_len)) {
+		errno = kernel.refuse_bundles;
+		return -1;
 	}
 	kernel.sends++;
 	kernel.trains_sent += trains;
@@ -577,6 +583,125 @@ static void trains_are_taken_apart(void **state)
 	all_arrived(&seen1, 5);
 	all_arrived(&seen2, 5);
 	assert_int_equal(kernel.trains_taken, 1);
+}
+
+enum { BUNDLED = 9 };
+
+/* Each of three peers sends a message of `length` bytes in each class, to the first; at once. */
+static void send_bundled(struct viaduct_peer *const peers[3], size_t length)
+{
+	static const uint8_t data[1160];
+
+	for (uint32_t i = 0; i < BUNDLED; i++)
+		assert_int_equal(viaduct_send(peers[i / 3], 0, (enum viaduct_class)(i % 3),
+					      viaduct_peer_id(peers[0]), i, data, length),
+				 0);
+	kernel.sends = kernel.trains_sent = 0;
+	stub->datagrams = 0;
+	stub->largest_datagram = 0;
+	viaduct_flush(v);
+}
+
+static void join_bundled(struct viaduct_peer *peers[3], struct seen seen[3])
+{
+	stub->patch = "{\"bundles\":true}";
+	peers[0] = join("peer-1", &seen[0]);
+	peers[1] = join("peer-2", &seen[1]);
+	peers[2] = join("peer-3", &seen[2]);
+}
+
+static void records_leave_in_bundles(void **state)
+{
+	struct viaduct_peer *peers[3];
+	struct seen seen[3];
+
+	join_bundled(peers, seen);
+	send_bundled(peers, 10);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(kernel.sends, 1);
+	assert_int_equal(stub->datagrams, 1);
+}
+
+/* As many as fit, and behind each other as a train. */
+static void bundles_have_their_limit(void **state)
+{
+	const size_t size = 1280 - WIRE_IP_OVERHEAD, record = (size - WIRE_BUNDLE_HEADER) / 2;
+	const size_t overhead = WIRE_BUNDLE_LENGTH + WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER;
+	struct viaduct_peer *peers[3];
+	struct seen seen[3];
+
+	join_bundled(peers, seen);
+	send_bundled(peers, record - overhead);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(stub->datagrams, (BUNDLED + 1) / 2);
+	assert_int_equal(stub->largest_datagram, size);
+	assert_int_equal(kernel.sends, 1);
+	assert_int_equal(kernel.trains_sent, 1);
+	seen[0].messages = 0;
+	memset(seen[0].arrived, 0, sizeof(seen[0].arrived));
+	send_bundled(peers, record - overhead + 1);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(stub->datagrams, BUNDLED);
+}
+
+static void bundles_that_the_relay_does_not_take(void **state)
+{
+	struct viaduct_peer *peers[3];
+	struct seen seen[3];
+
+	peers[0] = join("peer-1", &seen[0]);
+	peers[1] = join("peer-2", &seen[1]);
+	peers[2] = join("peer-3", &seen[2]);
+	send_bundled(peers, 10);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(stub->datagrams, BUNDLED);
+}
+
+/* Of two sessions that share a socket one is with the relay as it was before. */
+static void bundles_of_some_sessions(void **state)
+{
+	struct viaduct_peer *peers[3];
+	struct seen seen[3];
+
+	peers[0] = join("peer-1", &seen[0]);
+	stub->patch = "{\"bundles\":true}";
+	peers[1] = join("peer-2", &seen[1]);
+	peers[2] = join("peer-3", &seen[2]);
+	send_bundled(peers, 10);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(stub->datagrams, 3 + 1);
+}
+
+/* The interface carries less than was thought: small records still get through. */
+static void bundles_that_are_too_large(void **state)
+{
+	struct viaduct_peer *peers[3];
+	struct seen seen[3];
+
+	join_bundled(peers, seen);
+	kernel.refuse_bundles = EMSGSIZE;
+	send_bundled(peers, 10);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(stub->datagrams, BUNDLED);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(stats_of(peers[i]).send_failed, 0);
+}
+
+/* All that was in it is counted as not sent, by whom it was; what comes next is sent. */
+static void bundles_that_are_refused(void **state)
+{
+	struct viaduct_peer *peers[3];
+	struct seen seen[3];
+
+	join_bundled(peers, seen);
+	kernel.refuse_bundles = EPERM;
+	send_bundled(peers, 10);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(stats_of(peers[i]).send_failed, 3);
+	kernel.refuse_bundles = 0;
+	send_bundled(peers, 10);
+	all_arrived(&seen[0], BUNDLED);
+	assert_int_equal(stub->datagrams, 1);
 }
 
 static void misuse_is_refused(void **state)
@@ -1591,6 +1716,12 @@ int main(void)
 		client_test(trains_that_are_refused),
 		client_test(trains_that_the_relay_does_not_take),
 		client_test(trains_are_taken_apart),
+		client_test(records_leave_in_bundles),
+		client_test(bundles_have_their_limit),
+		client_test(bundles_that_the_relay_does_not_take),
+		client_test(bundles_of_some_sessions),
+		client_test(bundles_that_are_too_large),
+		client_test(bundles_that_are_refused),
 		client_test(misuse_is_refused),
 		client_test(errors_name_the_message),
 		client_test(peers_ping_each_other),

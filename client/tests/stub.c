@@ -486,34 +486,23 @@ static void moved(struct stub *stub, struct stub_session *session,
 	}
 }
 
-static void record_ready(struct stub *stub)
+static void take_record(struct stub *stub, const struct sockaddr_in *address, uint8_t *data,
+			size_t size)
 {
-	struct sockaddr_in address = {0};
-	socklen_t address_size = sizeof(address);
+	struct stub_session *session =
+		&stub->sessions[wire_slot(wire_get32(data + 4)) % STUB_SESSIONS];
 	struct wire_message message;
-	struct stub_session *session;
 	struct received received;
-	uint8_t data[WIRE_MTU_MAX];
 	unsigned int batch = 0;
 	size_t offset = 0;
-	ssize_t size = recvfrom(stub->udp, data, sizeof(data), 0, (struct sockaddr *)&address,
-				&address_size);
 
-	if (size < WIRE_RECORD_MIN || stub->mute)
-		return;
-	if (stub->lose) {
-		stub->lose--;
-		return;
-	}
-	session = &stub->sessions[wire_slot(wire_get32(data + 4)) % STUB_SESSIONS];
-	if (!session->used ||
-	    receive_open(&received, &session->receiver, data, (size_t)size) != RECEIVE_OK)
+	if (!session->used || receive_open(&received, &session->receiver, data, size) != RECEIVE_OK)
 		return;
 	stub->records++;
 	session->lane_records[received.record.lane]++;
 	if (received.current)
 		session->sends = session->receiver.current;
-	moved(stub, session, &address, &received);
+	moved(stub, session, address, &received);
 	while (session->used && offset < received.length) {
 		offset = wire_message_get(&message, received.text, received.length, offset);
 		if (!offset)
@@ -523,6 +512,35 @@ static void record_ready(struct stub *stub)
 	}
 	if (batch > stub->largest_batch)
 		stub->largest_batch = batch;
+}
+
+static void datagram_ready(struct stub *stub)
+{
+	struct sockaddr_in address = {0};
+	socklen_t address_size = sizeof(address);
+	size_t begin, end = WIRE_BUNDLE_HEADER;
+	uint8_t data[WIRE_MTU_MAX];
+	ssize_t size = recvfrom(stub->udp, data, sizeof(data), 0, (struct sockaddr *)&address,
+				&address_size);
+
+	if (size < WIRE_RECORD_MIN || stub->mute)
+		return;
+	if (stub->lose) {
+		stub->lose--;
+		return;
+	}
+	stub->datagrams++;
+	if ((size_t)size > stub->largest_datagram)
+		stub->largest_datagram = (size_t)size;
+	if (!wire_is_bundle(data, (size_t)size)) {
+		take_record(stub, &address, data, (size_t)size);
+		return;
+	}
+	do {
+		end = wire_bundle_get(&begin, data, (size_t)size, end);
+		if (end)
+			take_record(stub, &address, data + begin, end - begin);
+	} while (end && end < (size_t)size);
 }
 
 void stub_process(struct stub *stub)
@@ -536,7 +554,7 @@ void stub_process(struct stub *stub)
 		if (fd == stub->listener)
 			accept_one(stub);
 		else if (fd == stub->udp)
-			record_ready(stub);
+			datagram_ready(stub);
 		for (int j = 0; j < STUB_CONNECTIONS; j++)
 			if (stub->connections[j].fd == fd)
 				connection_ready(stub, &stub->connections[j]);

@@ -54,11 +54,13 @@ struct stub {
 	const char *control_answer; // to whatever is asked in a control message
 	const char *patch;          // a JSON object whose members replace the welcome's
 	bool mute;                  // records get no answer
-	unsigned int lose;          // so many of the next records from peers
+	unsigned int lose;          // so many of the next datagrams from peers
 	unsigned int keepalive, expiry, key_records, lanes_down;
 
 	// what it sees
 	unsigned int hellos, resumed, rekeys, records, pings, largest_batch;
+	unsigned int datagrams; // that the records came in
+	size_t largest_datagram;
 	char last_hello[WIRE_LINE_MAX];
 	char last_control[256];
 
