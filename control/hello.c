@@ -175,20 +175,21 @@ size_t hello_welcome(char line[WIRE_LINE_MAX], const struct welcome *welcome)
 	wire_id_format(relay, welcome->relay);
 	return write_line(
 		line,
-		json_pack("{si ss ss ss sI sI ss s{ss si} s{si si} si si si si si sI sb so ss*}", //
-			  "viaduct", 1, "id", id, "name", welcome->name, "relay", relay,          //
-			  "index", (json_int_t)welcome->index,                                    //
-			  "epoch", (json_int_t)welcome->epoch,                                    //
-			  "cipher", wire_aead_name(welcome->cipher),                              //
-			  "data", "address", welcome->address, "port", welcome->port,             //
-			  "lanes", "up", welcome->lanes_up, "down", welcome->lanes_down,          //
-			  "mtu", welcome->mtu,                                                    //
-			  "max_payload", welcome->mtu - WIRE_PAYLOAD_OVERHEAD,                    //
-			  "keepalive", welcome->keepalive, "expiry", welcome->expiry,             //
-			  "rekey", welcome->rekey,                                                //
-			  "key_records", (json_int_t)welcome->key_records,                        //
-			  "trains", welcome->trains, "relays", json_loads(welcome->relays, 0, NULL),
-			  "mac", welcome->mac ? mac : NULL));
+		json_pack("{si ss ss ss sI sI ss s{ss si} s{si si} si si si si si sI sb sb "
+			  "so ss*}",                                                     //
+			  "viaduct", 1, "id", id, "name", welcome->name, "relay", relay, //
+			  "index", (json_int_t)welcome->index,                           //
+			  "epoch", (json_int_t)welcome->epoch,                           //
+			  "cipher", wire_aead_name(welcome->cipher),                     //
+			  "data", "address", welcome->address, "port", welcome->port,    //
+			  "lanes", "up", welcome->lanes_up, "down", welcome->lanes_down, //
+			  "mtu", welcome->mtu,                                           //
+			  "max_payload", welcome->mtu - WIRE_PAYLOAD_OVERHEAD,           //
+			  "keepalive", welcome->keepalive, "expiry", welcome->expiry,    //
+			  "rekey", welcome->rekey,                                       //
+			  "key_records", (json_int_t)welcome->key_records,               //
+			  "trains", welcome->trains, "bundles", 1, "relays",
+			  json_loads(welcome->relays, 0, NULL), "mac", welcome->mac ? mac : NULL));
 }
 
 size_t hello_refusal(char line[WIRE_LINE_MAX], enum hello_error error, const char *detail,

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "bundle.h"
+#include "unbundle.h"
 
 enum {
 	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
@@ -25,8 +26,8 @@ enum {
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
 };
 
-_Static_assert(sizeof(struct forward_input) <= RTE_PKTMBUF_HEADROOM / 2,
-	       "a handed-over record's description travels in its buffer's headroom");
+_Static_assert(sizeof(struct forward_input) + SESSION_HEADER_MAX <= RTE_PKTMBUF_HEADROOM,
+	       "a handed-over record's description travels in front of its frame's headers");
 _Static_assert(sizeof(struct forward_event) % 4 == 0 && sizeof(struct forward_command) % 4 == 0,
 	       "rings copy whole words");
 _Static_assert(SESSION_HEADER_MAX <= RTE_PKTMBUF_HEADROOM, "spares need room for a header");
@@ -127,7 +128,7 @@ static bool handover(void *arg, unsigned int owner, struct forward_input *input)
 	struct worker *worker = arg;
 	struct rte_mbuf *buffer = input->buffer;
 
-	// before the frame, where neither driver writes
+	// before the frame, where neither driver writes, nor unbundle()
 	memcpy(buffer->buf_addr, input, sizeof(*input));
 	if (rte_ring_sp_enqueue(worker->workers[owner].handovers[worker->number], buffer))
 		return false;
@@ -221,6 +222,60 @@ static inline bool classify(struct worker *worker, struct rte_mbuf *buffer,
 	return true;
 }
 
+/* What was received, on its way to the core or, if it is to be shed, to the backlog. */
+struct intake {
+	bool shed;
+	unsigned int records; // so far
+	unsigned int kept;    // of them, not yet passed on
+	struct forward_input inputs[FORWARD_BURST];
+};
+
+// Sets all but the inputs, which are large.
+static inline void intake_init(struct intake *intake, bool shed)
+{
+	intake->shed = shed;
+	intake->records = intake->kept = 0;
+}
+
+static inline void pass_on(struct worker *worker, struct intake *intake)
+{
+	if (intake->shed)
+		shed_put(&worker->shed, &worker->forward, intake->inputs, intake->kept,
+			 worker->now_ms);
+	else if (intake->kept)
+		forward_burst(&worker->forward, intake->inputs, intake->kept, worker->now_ms);
+	intake->records += intake->kept;
+	intake->kept = 0;
+}
+
+static void __attribute__((noinline)) take_apart(struct worker *worker, struct intake *intake)
+{
+	struct forward_input bundle = intake->inputs[--intake->kept];
+	size_t at = WIRE_BUNDLE_HEADER;
+
+	while (bundle.buffer) {
+		if (intake->kept == FORWARD_BURST)
+			pass_on(worker, intake);
+		intake->kept +=
+			unbundle(&worker->forward, &bundle, &at, &intake->inputs[intake->kept],
+				 FORWARD_BURST - intake->kept, worker->now_ms);
+	}
+}
+
+static inline void take_in(struct worker *worker, struct intake *intake, struct rte_mbuf *buffer)
+{
+	struct forward_input *input;
+
+	if (intake->kept == FORWARD_BURST) // there were bundles
+		pass_on(worker, intake);
+	input = &intake->inputs[intake->kept];
+	if (!classify(worker, buffer, input))
+		return;
+	intake->kept++;
+	if (__builtin_expect(wire_is_bundle(input->record, input->length), 0))
+		take_apart(worker, intake);
+}
+
 static unsigned int forward_backlog(struct worker *worker)
 {
 	struct forward_input inputs[FORWARD_BURST];
@@ -240,30 +295,32 @@ static unsigned int __attribute__((noinline)) catch_up(struct worker *worker)
 {
 	struct rte_mbuf *buffers[2][FORWARD_BURST];
 	struct rte_mbuf **now = buffers[0], **then = buffers[1], **other;
-	struct forward_input inputs[FORWARD_BURST];
-	unsigned int received, n, next, kept;
+	struct intake intake;
+	unsigned int n, next, read, work;
 
-	received = n = receive_some(worker, now);
+	intake_init(&intake, true);
+	work = n = receive_some(worker, now);
 	for (unsigned int i = 0; i < n; i++)
 		fetch(now[i], 1);
 	while (n) {
 		next = 0;
-		if (n == FORWARD_BURST && received < CATCH_UP)
+		if (n == FORWARD_BURST && intake.records + n < CATCH_UP)
 			next = receive_some(worker, then);
-		received += next;
-		kept = 0;
 		for (unsigned int i = 0; i < n; i++) {
 			if (i < next)
 				fetch(then[i], 1);
-			kept += classify(worker, now[i], &inputs[kept]);
+			take_in(worker, &intake, now[i]);
 		}
-		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
+		pass_on(worker, &intake);
 		n = next;
 		other = now;
 		now = then;
 		then = other;
 	}
-	return received + forward_backlog(worker);
+	// bundles may have held more than the limit
+	for (read = intake.records; read > CATCH_UP; read -= CATCH_UP)
+		forward_backlog(worker);
+	return work + forward_backlog(worker);
 }
 
 // Whether to shed at all.
@@ -279,31 +336,30 @@ static bool sheds(struct worker *worker)
 
 static unsigned int receive(struct worker *worker)
 {
-	struct forward_input inputs[FORWARD_BURST];
 	struct rte_mbuf *buffers[FORWARD_BURST];
-	unsigned int kept = 0, n;
+	struct intake intake;
+	bool shed = false;
+	unsigned int n;
 
 	if (worker->shed.count)
 		return catch_up(worker);
 	n = receive_some(worker, buffers);
+	if (n < FORWARD_BURST)
+		worker->piled = 0;
+	else if (worker->piled)
+		worker->piled -= FORWARD_BURST;
+	else
+		shed = sheds(worker);
+	intake_init(&intake, shed);
 	for (unsigned int i = 0; i < n && i < AHEAD; i++)
 		fetch(buffers[i], OPEN_LINES);
 	for (unsigned int i = 0; i < n; i++) {
 		if (i + AHEAD < n)
 			fetch(buffers[i + AHEAD], OPEN_LINES);
-		kept += classify(worker, buffers[i], &inputs[kept]);
+		take_in(worker, &intake, buffers[i]);
 	}
-	if (n < FORWARD_BURST) {
-		worker->piled = 0;
-	} else if (worker->piled) {
-		worker->piled -= FORWARD_BURST;
-	} else if (sheds(worker)) {
-		shed_put(&worker->shed, &worker->forward, inputs, kept, worker->now_ms);
-		return n + catch_up(worker);
-	}
-	if (kept)
-		forward_burst(&worker->forward, inputs, kept, worker->now_ms);
-	return n;
+	pass_on(worker, &intake);
+	return shed ? n + catch_up(worker) : n;
 }
 
 // Records that other workers received on lanes of this one.

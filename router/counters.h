@@ -5,8 +5,8 @@
  * Two ledgers, exact in every published copy:
  *   records:  received = opened + every record reason
  *   messages: opened + made + copies = delivered + consumed + every message reason
- * and so for each class. Records of no known class (truncated, version, reserved) are in the sum
- * only.
+ * and so for each class. Records of no known class (truncated, version, reserved, bundle) are in
+ * the sum only.
  */
 #ifndef VIADUCT_COUNTERS_H
 #define VIADUCT_COUNTERS_H
@@ -38,7 +38,9 @@
 	X(SHED_CRITICAL, "shed_critical", "of class critical, when there was too much to do")      \
 	X(SHED_CONTROL, "shed_control", "of class control, when there was too much to do")         \
 	X(STRANGER, "stranger", "not from its session's address, when there was too much to do")   \
-	X(RATE, "rate", "over the rate of its sender, who was just told so")
+	X(RATE, "rate", "over the rate of its sender, who was just told so")                       \
+	X(BUNDLE, "bundle", "the rest of a bundle, behind its last whole record")                  \
+	X(NO_BUFFER, "no_buffer", "came in a bundle, when there were no buffers")
 
 /* Why a message went no further; the third says what its sender is told (0: nothing). */
 #define DROP_MESSAGES(X)                                                                           \
@@ -69,8 +71,8 @@ enum drop_record {
 #undef X
 		DROP_RECORD_COUNT,
 	// bits of the reasons for which there is no class to count
-	DROP_RECORD_CLASSLESS =
-		1 << DROP_RECORD_TRUNCATED | 1 << DROP_RECORD_VERSION | 1 << DROP_RECORD_RESERVED,
+	DROP_RECORD_CLASSLESS = 1 << DROP_RECORD_TRUNCATED | 1 << DROP_RECORD_VERSION |
+				1 << DROP_RECORD_RESERVED | 1 << DROP_RECORD_BUNDLE,
 };
 
 enum drop_message {

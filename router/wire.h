@@ -27,7 +27,7 @@ enum {
 		WIRE_IP_OVERHEAD + WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER + WIRE_VIA_SIZE,
 
 	WIRE_VERSION_TYPE = 0x10, // version 1, type data
-	WIRE_BUNDLE = 0x11,       // version 1, several records in a datagram
+	WIRE_BUNDLE = 0x11,       // version 1, several records in a datagram; then a zero
 	WIRE_BUNDLE_HEADER = 2,
 	WIRE_BUNDLE_LENGTH = 2, // before each record of a bundle
 	WIRE_CLASS_SHIFT = 6,
@@ -302,6 +302,12 @@ static inline enum wire_parse wire_record_get(struct wire_record *record, const 
 	record->lane = wire_words_lane(&words);
 	record->sequence = wire_words_sequence(&words);
 	return WIRE_OK;
+}
+
+/* Whether a datagram holds several records. Touches only the first two bytes. */
+static inline bool wire_is_bundle(const uint8_t *datagram, size_t size)
+{
+	return size >= WIRE_RECORD_MIN && wire_get16(datagram) == WIRE_BUNDLE << 8;
 }
 
 /*

@@ -3,12 +3,14 @@
  * that what is behind authentication is within reach. The fixture asserts what must hold.
  *
  * An input is a list of steps: a byte whose low three bits say what, and the other five how much;
- * and for a datagram two bytes of length and its bytes, header included. Peers 1 to PEERS have the
- * session indexes 1 to PEERS; all are members of a topic, and two of them instances of a service.
+ * and for a datagram, of a record or several, two bytes of length and its bytes, header included.
+ * Peers 1 to PEERS have the session indexes 1 to PEERS; all are members of a topic, and two of them
+ * instances of a service.
  */
 #include "fuzz.h"
 
 #include "fixture.h"
+#include "unbundle.h"
 
 enum {
 	PEERS = 4,
@@ -207,9 +209,31 @@ static void reset(void)
 	fixture_clear(fixture);
 }
 
+/* What was added last is a bundle: its records take its place, in bursts as they fill. */
+static void take_apart(void)
+{
+	struct forward_input bundle = fixture->inputs[--fixture->input_count];
+	size_t at = WIRE_BUNDLE_HEADER;
+
+	while (bundle.buffer) {
+		unsigned int count = fixture->input_count;
+
+		if (count == FORWARD_BURST) {
+			fixture->held = 1;
+			fixture_burst(fixture, 0);
+			fixture->held = 0;
+			count = 0;
+		}
+		fixture->input_count +=
+			unbundle(&fixture->workers[0].forward, &bundle, &at,
+				 &fixture->inputs[count], FORWARD_BURST - count, fixture->now_ms);
+	}
+}
+
 /* Returns how many bytes it took. */
 static size_t add_datagram(const uint8_t *data, size_t size)
 {
+	struct forward_input *input;
 	size_t length;
 
 	if (size < 2)
@@ -221,7 +245,10 @@ static size_t add_datagram(const uint8_t *data, size_t size)
 		length = size - 2;
 	if (fixture->input_count == FORWARD_BURST)
 		fixture_burst(fixture, 0);
-	fixture_datagram(fixture, data + 2, (uint16_t)length)->source.ip[15] = data[0] & 3;
+	input = fixture_datagram(fixture, data + 2, (uint16_t)length);
+	input->source.ip[15] = data[0] & 3;
+	if (wire_is_bundle(input->record, input->length))
+		take_apart();
 	return 2 + length;
 }
 

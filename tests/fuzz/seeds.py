@@ -48,9 +48,16 @@ def step(what, amount=0):
     return bytes([amount << 3 | what])
 
 
-def datagram(*arguments, **options):
-    content = record(*arguments, **options)
+def bundle(*contents):
+    return b"\x11\0" + b"".join(struct.pack(">H", len(each)) + each for each in contents)
+
+
+def arrives(content):
     return step(0) + struct.pack(">H", len(content)) + content
+
+
+def datagram(*arguments, **options):
+    return arrives(record(*arguments, **options))
 
 
 def burst(worker=0):
@@ -64,6 +71,7 @@ def wire():
               for name, vector in vectors.items() if "plaintext" in vector}
     write("wire", id=vectors["peer_id"]["text"],
           lie=message(RELAY, payload=b"x")[:-1],
+          bundle=bundle(record(1, message(RELAY)), record(2, message(RELAY), sequence=1)),
           reserved=message(RELAY, flags=4), **seeds)
 
 
@@ -207,6 +215,7 @@ def records():
             message(peer(3), payload=bytes(200)), message(peer(2), hop_limit=0)]
     ask = message(RELAY, CONTROL, b'{"op":"relays"}')
     lone = datagram(2, message(peer(1), payload=b"hello"))
+    several = [record(1 + i % 2, message(peer(2 - i % 2)), sequence=i) for i in range(40)]
     topic, service = b"topic" + bytes(11), b"service" + bytes(9)
     news = message(topic, PUBLISH, b"news")
     asked = message(service, REQUEST, b"what", tag=7)
@@ -246,6 +255,9 @@ def records():
           exhausted=b"".join(datagram(1, two[1], sequence=i) + burst() for i in range(7)),
           commands=b"".join(step(3, i) for i in range(32)),
           returned=datagram(3 + (1 << 20), *two) + datagram(3, *two) + burst(),
+          bundle=lone + arrives(bundle(*several)) + datagram(2, *two, sequence=50) + burst(),
+          bundle_cut=arrives(bundle(*several[:3])[:-1])
+          + arrives(bundle(several[3], bundle(several[4]))) + step(5) + arrives(bundle(several[5])),
           many=datagram(2, *[message(peer(1 + i % 4), tag=i) for i in range(300)]) * 2 + burst(),
           errors=datagram(2, *[message(peer(9), tag=i) for i in range(300)]) + burst()
           + step(7, 20) + datagram(2, message(peer(9)), sequence=1))

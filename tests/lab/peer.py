@@ -211,6 +211,11 @@ def bundle_parse(datagram):
     return records
 
 
+def bundle_pack(records):
+    return struct.pack(">BB", BUNDLE, 0) + b"".join(
+        struct.pack(">H", len(record)) + record for record in records)
+
+
 class Window:
     """What has been received on one lane, RFC 6479 in spirit: a bit for each sequence."""
 

@@ -147,7 +147,7 @@ static void test_welcome(void **state)
 	};
 	const char *text;
 	json_t *root, *data, *lanes, *relays;
-	int version, port, up, down, mtu, max_payload, keepalive, expiry, rekey, trains;
+	int version, port, up, down, mtu, max_payload, keepalive, expiry, rekey, trains, bundles;
 	json_int_t index, epoch, key_records;
 	size_t length;
 
@@ -159,12 +159,12 @@ static void test_welcome(void **state)
 	assert_int_equal(line[length - 1], '\n');
 	assert_null(memchr(line, '\n', length - 1));
 	root = json_loadb(line, length, 0, NULL);
-	assert_int_equal(json_unpack(root, "{si sI sI so so si si si si si sI sb so}", "viaduct",
+	assert_int_equal(json_unpack(root, "{si sI sI so so si si si si si sI sb sb so}", "viaduct",
 				     &version, "index", &index, "epoch", &epoch, "data", &data,
 				     "lanes", &lanes, "mtu", &mtu, "max_payload", &max_payload,
 				     "keepalive", &keepalive, "expiry", &expiry, "rekey", &rekey,
-				     "key_records", &key_records, "trains", &trains, "relays",
-				     &relays),
+				     "key_records", &key_records, "trains", &trains, "bundles",
+				     &bundles, "relays", &relays),
 			 0);
 	assert_int_equal(json_unpack(data, "{ss si}", "address", &text, "port", &port), 0);
 	assert_int_equal(json_unpack(lanes, "{si si}", "up", &up, "down", &down), 0);
@@ -179,6 +179,7 @@ static void test_welcome(void **state)
 	assert_int_equal(max_payload, 1160);
 	assert_int_equal(key_records, WIRE_KEY_RECORDS);
 	assert_true(trains);
+	assert_true(bundles);
 	assert_int_equal(json_array_size(relays), 1);
 	assert_string_equal(json_string_value(json_array_get(relays, 0)), "b:1");
 	json_decref(root);
