@@ -311,7 +311,7 @@ static const char *holder(const struct named *named, const struct registration *
 	const struct registration *registration;
 
 	cds_list_for_each_entry (registration, &named->instances, of_service) {
-		if (registration != but)
+		if (!but || registration != but)
 			return registration->member->cluster;
 	}
 	return NULL;
@@ -707,7 +707,9 @@ void services_free(struct services *services)
 	cds_list_for_each_entry_safe (named, next_named, &services->named, node) {
 		named_remove(services, named);
 	}
-	reap(services);
+	cds_list_for_each_entry (registration, &services->gone, of_service) {
+		hide(services, registration);
+	}
 	rcu_thread_offline();
 	rcu_barrier();
 	rcu_thread_online();
