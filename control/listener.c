@@ -215,22 +215,30 @@ static bool is_unread(struct connection *connection)
 	       (ioctl(connection->fd, FIONREAD, &bytes) == 0 && bytes > 0);
 }
 
-/* Closes one of this state that has had the time for its ClientHello. Returns whether there was
- * one. */
-static bool evict(struct listener *listener, enum state state)
+/* Closes the oldest of this state that has had so many ms, and whose turn it is. Returns whether
+ * there was one. */
+static bool evict(struct listener *listener, enum state state, unsigned int ms)
 {
 	struct connection *connection;
 
 	cds_list_for_each_entry (connection, &listener->lists[state], node) {
-		if (now_ms(listener) - connection->since_ms < EARLY_MS)
+		if (now_ms(listener) - connection->since_ms < ms)
 			break;
 		if (is_away(connection) || (state != STATE_CLOSING && is_unread(connection)))
 			continue;
-		listener->counters.evicted++;
 		close_connection(connection);
 		return true;
 	}
 	return false;
+}
+
+/* The same, of one that has had the time for its ClientHello. */
+static bool evict_slow(struct listener *listener, enum state state)
+{
+	bool evicted = evict(listener, state, EARLY_MS);
+
+	listener->counters.evicted += evicted;
+	return evicted;
 }
 
 /* The handshake is over, one way or another; what is left is to be polite. */
@@ -243,7 +251,7 @@ static void begin_closing(struct connection *connection)
 	enter_state(connection, STATE_CLOSING, listener->config.close_timeout_ms);
 	if (listener->counts[STATE_CLOSING] >
 	    CLOSING * listener->config.admission.budgets[ADMISSION_ALL].at_once)
-		close_connection(oldest(listener, STATE_CLOSING));
+		evict(listener, STATE_CLOSING, 0);
 }
 
 /* Keeps the books when a connection may have come into another stage. */
@@ -494,7 +502,7 @@ static bool begin_next(struct listener *listener)
 	if (!connection)
 		return false;
 	listener->blocked = admission_begin(listener->admission, ADMISSION_ALL, now_ms(listener));
-	if (listener->blocked == ADMISSION_HANDSHAKES && evict(listener, STATE_EARLY))
+	if (listener->blocked == ADMISSION_HANDSHAKES && evict_slow(listener, STATE_EARLY))
 		listener->blocked =
 			admission_begin(listener->admission, ADMISSION_ALL, now_ms(listener));
 	if (listener->blocked != ADMISSION_FREE)
@@ -659,8 +667,8 @@ static void on_accept(uv_poll_t *poll, int status, int events)
 		listener->counters.no_descriptors++;
 		if (may_log(listener))
 			log_error("connection refused", "reason=%s", strerror(errno));
-		if (!evict(listener, STATE_SILENT) && !evict(listener, STATE_CLOSING))
-			evict(listener, STATE_EARLY);
+		if (!evict_slow(listener, STATE_SILENT) && !evict_slow(listener, STATE_CLOSING))
+			evict_slow(listener, STATE_EARLY);
 		pause_accepting(listener);
 		return;
 	}
