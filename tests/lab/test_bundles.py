@@ -29,7 +29,7 @@ def send_at_once(relay, sender, peers, payloads):
 def test_who_asks(relay, driver, join):
     """Classes don't share records, but datagrams."""
     sender, asks, asks_not = join("sender"), join("asks", bundles=True), join("asks-not")
-    before, rounds = relay.drops(), 0
+    before, rounds = relay.ledger(), 0
     wanted = [b"%d" % number for number in range(4)]
     while not asks.bundles:
         rounds += 1
