@@ -18,11 +18,11 @@
 #include "unbundle.h"
 
 enum {
-	SPIN_US = 50, // without work before a worker goes to sleep: about twice what waking costs
-	SLEEP_MS = 1000,              // at most, in one piece
-	PILE_MS = 500,                // without a core that are no overload, if it has one then
-	OPEN_LINES = 4,               // of a frame, fetched before it is opened,
-	AHEAD = 8,                    // so many frames before: more than are fetched at once
+	SPIN_US = 20,    // without work before a worker goes to sleep: about what waking costs
+	SLEEP_MS = 1000, // at most, in one piece
+	PILE_MS = 500,   // without a core that are no overload, if it has one then
+	OPEN_LINES = 4,  // of a frame, fetched before it is opened,
+	AHEAD = 8,       // so many frames before: more than are fetched at once
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
 };
 
