@@ -167,13 +167,14 @@ static void __attribute__((noinline, cold)) refused(struct forward *forward, uin
 	bool sent[FORWARD_OUTPUTS];
 
 	for (unsigned int i = 0; i < packing->count; i++) {
+		uint32_t messages = packing->messages[i];
+		uint8_t class = packing->class[i];
+
 		sent[i] = packing->outputs[i].sent;
 		if (sent[i])
-			counters_delivered(&forward->counters, packing->class[i],
-					   packing -> messages[i]);
+			counters_delivered(&forward->counters, class, messages);
 		else
-			counters_dropped(&forward->counters, packing->class[i],
-					 DROP_MESSAGE_TX_FULL, packing -> messages[i]);
+			counters_dropped(&forward->counters, class, DROP_MESSAGE_TX_FULL, messages);
 	}
 	start_anew(forward);
 	// only errors are made below, whose own fate nobody is told: so this ends
@@ -189,19 +190,23 @@ static void __attribute__((noinline, cold)) refused(struct forward *forward, uin
 static void count_delivered(struct forward *forward)
 {
 	const struct forward_packing *packing = &forward->packing;
-	uint32_t messages = 0;
-	uint8_t others = 0;
+	uint8_t class = packing->class[0], others = 0;
+	uint32_t sum = 0;
 
 	for (unsigned int i = 0; i < packing->count; i++) {
-		messages += packing->messages[i];
-		others |= packing->class[i] ^ packing->class[0];
+		sum += packing->messages[i];
+		others |= packing->class[i] ^ class;
 	}
 	if (!others) {
-		counters_delivered(&forward->counters, packing->class[0], messages);
+		counters_delivered(&forward->counters, class, sum);
 		return;
 	}
-	for (unsigned int i = 0; i < packing->count; i++)
-		counters_delivered(&forward->counters, packing->class[i], packing -> messages[i]);
+	for (unsigned int i = 0; i < packing->count; i++) {
+		uint32_t messages = packing->messages[i];
+
+		class = packing->class[i];
+		counters_delivered(&forward->counters, class, messages);
+	}
 }
 
 void pack_flush(struct forward *forward, uint64_t now_ms)
