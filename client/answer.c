@@ -175,13 +175,14 @@ static bool get_change(const json_t *root, struct event *event)
 	return true;
 }
 
-/* What is no relay is left out. */
+/* Without `within` it is at once. What is no relay is left out. */
 static bool get_closing(const json_t *root, struct event *event)
 {
 	const json_t *relays = json_object_get(root, "relays"), *relay;
 	size_t i;
 
-	if (!get_unsigned(root, "within", 0, 3600, &event->within))
+	if (json_object_get(root, "within") &&
+	    !get_unsigned(root, "within", 0, 3600, &event->within))
 		return false;
 	json_array_foreach (relays, i, relay) {
 		const char *text = json_string_value(relay);

@@ -154,7 +154,12 @@ static size_t bundle_max(const struct flow *flow, const struct record *record)
 /* With what stands before it in a bundle, if anything. */
 static struct iovec record_vector(struct record *record, size_t front)
 {
-	return (struct iovec){record->data - front, front + record->size};
+	return (struct iovec){record->front + CONTEXT_FRONT - front, front + record->size};
+}
+
+static void length_put(struct record *record)
+{
+	wire_put16(record->front + CONTEXT_FRONT - WIRE_BUNDLE_LENGTH, (uint16_t)record->size);
 }
 
 /*
@@ -174,13 +179,13 @@ static unsigned int datagram_gather(const struct flow *flow, struct record **nex
 		most = limit < most ? limit : most;
 		if (sum + WIRE_BUNDLE_LENGTH + record->size > most)
 			break;
-		wire_put16(record->data - WIRE_BUNDLE_LENGTH, (uint16_t)record->size);
+		length_put(record);
 		vectors[count++] = record_vector(record, WIRE_BUNDLE_LENGTH);
 		sum += WIRE_BUNDLE_LENGTH + record->size;
 	}
 	if (count > 1) {
 		wire_put16(first->front, WIRE_BUNDLE << 8);
-		wire_put16(first->data - WIRE_BUNDLE_LENGTH, (uint16_t)first->size);
+		length_put(first);
 	}
 	vectors[0] = record_vector(first, count > 1 ? CONTEXT_FRONT : 0);
 	*size = count > 1 ? sum : first->size;

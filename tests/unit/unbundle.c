@@ -269,7 +269,8 @@ static void test_no_bundle(void **state)
 	uint8_t datagram[WIRE_RECORD_MIN] = {WIRE_BUNDLE, 0};
 
 	assert_true(wire_is_bundle(datagram, sizeof(datagram)));
-	for (size_t size = 0; size < sizeof(datagram); size++) {
+	assert_false(wire_is_bundle(NULL, 0));
+	for (size_t size = 1; size < sizeof(datagram); size++) {
 		uint8_t *exact = malloc(size);
 
 		memcpy(exact, datagram, size);
