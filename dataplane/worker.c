@@ -436,6 +436,9 @@ static void sleep_until_work(struct worker *worker)
 		rcu_thread_offline();
 		poll(fds, 2, SLEEP_MS);
 		rcu_thread_online();
+		// however much has come since, it was woken as soon as it could be
+		worker->piled = PORT_DESCRIPTORS;
+		worker->tick = rte_get_tsc_cycles();
 	}
 	atomic_store(&worker->sleeping, false);
 	// the interface went down, which would keep poll() from waiting until it is read

@@ -1,7 +1,7 @@
 """Rates of peers and clusters, and what happens when there is more than a worker can handle.
 
 A worker that was stopped meanwhile finds more in its ring than it has room for, whatever the machine.
-Stopped for long enough, it takes that for an overload.
+Awake and stopped for long enough, it takes that for an overload; a busy one is always awake.
 """
 
 import os
@@ -17,8 +17,8 @@ SLOW = {"messages_per_second": 1, "burst": 30000}  # thirty, and then one a seco
 
 
 @pytest.fixture
-def relay(make_relay):
-    return make_relay().start()
+def relay(make_relay, polling):
+    return make_relay(data={"polling": polling}).start()
 
 
 def limit(relay, **limits):
@@ -130,6 +130,9 @@ def test_bad_limits(relay, limits, error):
     assert not answer["ok"] and error in answer["error"], answer
 
 
+awake = pytest.mark.parametrize("polling", ["busy"])
+
+
 def overwhelm(relay, count, send, seconds=0.6):
     """Has send() send so many records while nobody works, and waits until all are dealt with."""
     before = relay.drops().records["received"]
@@ -142,6 +145,7 @@ def overwhelm(relay, count, send, seconds=0.6):
     eventually(lambda: relay.drops().records["received"] >= before + count)
 
 
+@awake
 def test_critical_survives(relay, join):
     one, other = join("one"), join("other")
     before = relay.drops()
@@ -165,6 +169,7 @@ def test_critical_survives(relay, join):
     assert "shed_bulk" in relay.viaduct("drops").stdout
 
 
+@awake
 def test_flood_beside_others(relay, join):
     flooder, friend, reader = join("flooder"), join("friend"), join("reader")
     others = [join(f"other{number}") for number in range(5)]
@@ -179,22 +184,22 @@ def test_flood_beside_others(relay, join):
 
 
 def test_a_moment_without_a_core(relay, join):
-    """What has piled up in it can be forwarded, so nothing of it is shed."""
+    """What came while the worker slept can be forwarded, so nothing of it is shed."""
     one, other = join("one"), join("other")
     records = [one.seal([Message(SEND, other.identity.id, b"", number)], klass=BULK)
                for number in range(1600)]
     before = relay.ledger()
-    one.control({"op": "relays"})  # the worker is awake
 
     def send():
         for record in records:
             one.transmit(record)
-    overwhelm(relay, 1600, send, seconds=0)
+    overwhelm(relay, 1600, send)
     records, messages = relay.ledger() - before
     assert records["dropped"] == messages["dropped"] == {}
     assert messages["delivered"] >= 1600
 
 
+@awake
 def test_no_shedding(relay, join):
     """Then the ring is what overflows, whatever is in it."""
     one, other = join("one"), join("other")
