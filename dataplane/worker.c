@@ -20,7 +20,7 @@
 enum {
 	SPIN_US = 20,    // without work before a worker goes to sleep: about what waking costs
 	SLEEP_MS = 1000, // at most, in one piece
-	PILE_MS = 500,   // without a core that are no overload, if it has one then
+	SPIKE = 1024,    // records in full bursts that are no overload yet: half a ring
 	OPEN_LINES = 4,  // of a frame, fetched before it is opened,
 	AHEAD = 8,       // so many frames before: more than are fetched at once
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
@@ -320,7 +320,10 @@ static unsigned int __attribute__((noinline)) catch_up(struct worker *worker)
 	// bundles may have held more than the limit
 	for (read = intake.records; read > CATCH_UP; read -= CATCH_UP)
 		forward_backlog(worker);
-	return work + forward_backlog(worker);
+	work += forward_backlog(worker);
+	if (!worker->shed.count)
+		worker->spike = 0;
+	return work;
 }
 
 // Whether to shed at all.
@@ -344,11 +347,7 @@ static unsigned int receive(struct worker *worker)
 	if (worker->shed.count)
 		return catch_up(worker);
 	n = receive_some(worker, buffers);
-	if (n < FORWARD_BURST)
-		worker->piled = 0;
-	else if (worker->piled)
-		worker->piled -= FORWARD_BURST;
-	else
+	if (n == FORWARD_BURST && worker->spike >= SPIKE)
 		shed = sheds(worker);
 	intake_init(&intake, shed);
 	for (unsigned int i = 0; i < n && i < AHEAD; i++)
@@ -359,6 +358,7 @@ static unsigned int receive(struct worker *worker)
 		take_in(worker, &intake, buffers[i]);
 	}
 	pass_on(worker, &intake);
+	worker->spike = n == FORWARD_BURST ? worker->spike + intake.records : 0;
 	return shed ? n + catch_up(worker) : n;
 }
 
@@ -436,9 +436,6 @@ static void sleep_until_work(struct worker *worker)
 		rcu_thread_offline();
 		poll(fds, 2, SLEEP_MS);
 		rcu_thread_online();
-		// however much has come since, it was woken as soon as it could be
-		worker->piled = PORT_DESCRIPTORS;
-		worker->tick = rte_get_tsc_cycles();
 	}
 	atomic_store(&worker->sleeping, false);
 	// the interface went down, which would keep poll() from waiting until it is read
@@ -463,10 +460,6 @@ static int run(void *arg)
 		unsigned int work;
 
 		if (now >= worker->tick) {
-			// what came while others had its core is forwarded in no time
-			if (now - worker->tick > ms)
-				worker->piled =
-					now - worker->tick < PILE_MS * ms ? PORT_DESCRIPTORS : 0;
 			worker->now_ms = now / ms;
 			worker->tick = (worker->now_ms + 1) * ms;
 			counters_publish(&worker->published, &worker->forward.counters);

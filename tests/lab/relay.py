@@ -1,5 +1,6 @@
 """The real viaductd, run in the relay's namespace of a lab."""
 
+import contextlib
 import json
 import os
 import re
@@ -28,7 +29,7 @@ SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:")
 LOGFMT = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 
-def eventually(condition, seconds=3.0, message="it didn't happen"):
+def eventually(condition, seconds=10.0, message="it didn't happen"):
     """Waits until condition() is true and returns its value."""
     deadline = time.monotonic() + seconds
     while True:
@@ -161,6 +162,19 @@ class Relay:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    @contextlib.contextmanager
+    def suspended(self):
+        """None of its threads runs meanwhile."""
+        def stopped(task):
+            with open(f"/proc/{self.process.pid}/task/{task}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] == "T"
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            eventually(lambda: all(map(stopped, os.listdir(f"/proc/{self.process.pid}/task"))))
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def check(self):
         """It runs, and no sanitizer has a complaint."""

@@ -1,6 +1,4 @@
 """Several records in a datagram: to peers that take them, and from peers."""
-import os
-import signal
 import struct
 
 import pytest
@@ -15,14 +13,11 @@ SESSIONS = 4
 
 def send_at_once(relay, sender, peers, payloads):
     """In one burst, unless the kernel hands them over in parts: in two classes each."""
-    os.kill(relay.process.pid, signal.SIGSTOP)
-    try:
+    with relay.suspended():
         for payload in payloads:
             for peer in peers:
                 for klass in NORMAL, CRITICAL:
                     sender.send(peer.identity.id, payload, klass=klass)
-    finally:
-        os.kill(relay.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("driver", ["af_xdp", "af_packet"])

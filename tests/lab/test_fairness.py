@@ -1,24 +1,21 @@
 """Rates of peers and clusters, and what happens when there is more than a worker can handle.
 
-A worker that was stopped meanwhile finds more in its ring than it has room for, whatever the machine.
-Awake and stopped for long enough, it takes that for an overload; a busy one is always awake.
+A worker that was stopped meanwhile finds all of it in its ring, whatever the machine. A ring holds
+2,048 datagrams, so what shall be more than a worker can handle comes in bundles.
 """
-
-import os
-import signal
-import time
 
 import pytest
 
-from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message
+from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message, bundle_pack
 from relay import eventually
 
 SLOW = {"messages_per_second": 1, "burst": 30000}  # thirty, and then one a second
+BUNDLE = 8
 
 
 @pytest.fixture
-def relay(make_relay, polling):
-    return make_relay(data={"polling": polling}).start()
+def relay(make_relay):
+    return make_relay().start()
 
 
 def limit(relay, **limits):
@@ -130,79 +127,86 @@ def test_bad_limits(relay, limits, error):
     assert not answer["ok"] and error in answer["error"], answer
 
 
-awake = pytest.mark.parametrize("polling", ["busy"])
+def put(sender, records):
+    """Sends records in bundles; returns how many of those."""
+    for first in range(0, len(records), BUNDLE):
+        sender.transmit(bundle_pack(records[first:first + BUNDLE]))
+    return len(range(0, len(records), BUNDLE))
 
 
-def overwhelm(relay, count, send, seconds=0.6):
-    """Has send() send so many records while nobody works, and waits until all are dealt with."""
-    before = relay.drops().records["received"]
-    os.kill(relay.process.pid, signal.SIGSTOP)
-    try:
-        send()
-        time.sleep(seconds)
-    finally:
-        os.kill(relay.process.pid, signal.SIGCONT)
+def sealed(sender, receiver, count, klass_of=lambda _: BULK, kind=SEND):
+    return [sender.seal([Message(kind, receiver.identity.id, b"", number)], klass=klass_of(number))
+            for number in range(count)]
+
+
+def overwhelm(relay, count, send):
+    """Has send() send so many records while nobody works, and waits until all are dealt with.
+
+    It returns in how many datagrams."""
+    def come():
+        return relay.lab.relay_counter()["rx"]["packets"]
+    before, come_before = relay.drops().records["received"], come()
+    with relay.suspended():
+        datagrams = send()
+        eventually(lambda: come() >= come_before + datagrams)
     eventually(lambda: relay.drops().records["received"] >= before + count)
 
 
-@awake
 def test_critical_survives(relay, join):
     one, other = join("one"), join("other")
     before = relay.drops()
-
-    def send():
-        for number in range(1600):
-            klass = CRITICAL if number % 16 == 0 else NORMAL if number % 16 == 1 else BULK
-            one.send(other.identity.id, kind=RESPONSE, klass=klass)
-    overwhelm(relay, 1600, send)
+    records = sealed(one, other, 2400, kind=RESPONSE, klass_of=lambda number: (
+        CRITICAL if number % 24 == 0 else NORMAL if number % 24 == 1 else BULK))
+    overwhelm(relay, 2400, lambda: put(one, records))
     now = relay.ledger()
     records, messages = now - before
-    assert records["received"] >= 1600 and set(records["dropped"]) == {"shed_bulk"}
+    assert records["received"] >= 2400 and set(records["dropped"]) == {"shed_bulk"}
     classes = now.answer["classes"]
     assert classes["critical"]["messages"]["delivered"] == 100
     assert classes["normal"]["messages"]["delivered"] >= 100
     assert (classes["bulk"]["messages"]["delivered"]
-            + classes["bulk"]["records"]["dropped"]["shed_bulk"] == 1400)
+            + classes["bulk"]["records"]["dropped"]["shed_bulk"] == 2200)
     # in all, per worker, and per class
     check = relay.viaduct("drops", "--check").stdout
     assert check.count("balances") == 20 and "DOES NOT" not in check
     assert "shed_bulk" in relay.viaduct("drops").stdout
 
 
-@awake
 def test_flood_beside_others(relay, join):
     flooder, friend, reader = join("flooder"), join("friend"), join("reader")
     others = [join(f"other{number}") for number in range(5)]
+    flood = sealed(flooder, friend, 2400, lambda _: NORMAL, kind=RESPONSE)
 
     def send():
-        say(flooder, friend, 1600, kind=RESPONSE)
+        datagrams = put(flooder, flood)
         for other in others:
             say(other, reader, 20)
-    overwhelm(relay, 1700, send)
+        return datagrams + 100
+    overwhelm(relay, 2500, send)
     assert arrived(listen(reader)[reader]) == 100
     assert relay.ledger().records["dropped"]["shed_normal"] > 100
 
 
 def test_a_moment_without_a_core(relay, join):
-    """What came while the worker slept can be forwarded, so nothing of it is shed."""
+    """What has piled up in it can be forwarded, so nothing of it is shed."""
     one, other = join("one"), join("other")
-    records = [one.seal([Message(SEND, other.identity.id, b"", number)], klass=BULK)
-               for number in range(1600)]
+    records = sealed(one, other, 1600)
     before = relay.ledger()
 
     def send():
         for record in records:
             one.transmit(record)
+        return len(records)
     overwhelm(relay, 1600, send)
     records, messages = relay.ledger() - before
     assert records["dropped"] == messages["dropped"] == {}
     assert messages["delivered"] >= 1600
 
 
-@awake
 def test_no_shedding(relay, join):
     """Then the ring is what overflows, whatever is in it."""
     one, other = join("one"), join("other")
     assert limit(relay, shed="no")["ok"]
-    overwhelm(relay, 1600, lambda: say(one, other, 1600, kind=RESPONSE, klass=BULK))
+    records = sealed(one, other, 2400, kind=RESPONSE)
+    overwhelm(relay, 2400, lambda: put(one, records))
     assert relay.ledger().records["dropped"]["shed_bulk"] == 0

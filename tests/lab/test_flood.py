@@ -3,7 +3,6 @@
 import os
 import random
 import resource
-import signal
 import socket
 import threading
 import time
@@ -200,14 +199,11 @@ def test_relay_was_away(relay):
         for sock in sockets[:8]:
             sock.sendall(hello[:10])
         eventually(lambda: handshakes(relay)["open"] == 8, 5)
-        os.kill(relay.process.pid, signal.SIGSTOP)
-        try:
+        with relay.suspended():
             sockets[8].sendall(hello)
             for sock in sockets[:8]:
                 sock.sendall(hello[10:])
             time.sleep(0.2)  # more than it gives a newcomer for its ClientHello
-        finally:
-            os.kill(relay.process.pid, signal.SIGCONT)
         # as many as there are places get their ServerHello; when they go, so does the last
         for sock in sockets:
             assert sock.recv(1) == b"\x16"
