@@ -63,25 +63,23 @@ static bool layout_parse(struct layout *layout, const uint8_t *data, size_t leng
 	return true;
 }
 
-bool frame_parse_other(struct frame *frame, struct endpoint *source, const uint8_t *data,
-		       size_t length)
+struct frame frame_parse_other(struct endpoint *source, const uint8_t *data, size_t length)
 {
 	struct layout layout;
+	struct frame none = {0};
 	const uint8_t *ip, *udp;
 	size_t header;
 	uint16_t size;
 
 	if (!layout_parse(&layout, data, length))
-		return false;
+		return none;
 	ip = data + layout.ethernet;
 	udp = ip + layout.ip;
 	header = layout.ethernet + layout.ip + UDP_SIZE;
 	size = wire_get16(udp + 4);
 	if (header > SESSION_HEADER_MAX || wire_get16(udp) == 0 || size < UDP_SIZE ||
 	    size > layout.rest || header - UDP_SIZE + layout.rest > length)
-		return false;
-	frame->header_length = (uint16_t)header;
-	frame->record_length = size - UDP_SIZE;
+		return none;
 	if (layout.type == TYPE_IPV4) {
 		memset(source->ip, 0, 10);
 		memset(source->ip + 10, 0xff, 2);
@@ -91,7 +89,9 @@ bool frame_parse_other(struct frame *frame, struct endpoint *source, const uint8
 	}
 	memcpy(source->port, udp, 2);
 	memcpy(source->mac, data + 6, FRAME_MAC_SIZE);
-	return true;
+	return (struct frame){.header_length = (uint16_t)header,
+			      .record_length = size - UDP_SIZE,
+			      .port = wire_get16(udp + 2)};
 }
 
 // One's complement sum, RFC 1071: in the machine's byte order, which the result then has too.

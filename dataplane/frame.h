@@ -13,48 +13,53 @@ enum {
 
 /* A received datagram. */
 struct frame {
-	uint16_t header_length; // Ethernet to UDP, at most SESSION_HEADER_MAX
+	uint16_t header_length; // Ethernet to UDP, at most SESSION_HEADER_MAX; 0: none
 	uint16_t record_length; // what the UDP header says; the record follows the header
+	uint16_t port;          // UDP, of the destination
 };
 
-/* frame_parse() of anything but IPv4 without options in a frame without a VLAN tag. */
-bool frame_parse_other(struct frame *frame, struct endpoint *source, const uint8_t *data,
-		       size_t length);
+/* frame_parse() of anything but what it does itself. */
+struct frame frame_parse_other(struct endpoint *source, const uint8_t *data, size_t length);
+
+static inline uint64_t frame_word(const uint8_t *at)
+{
+	uint64_t word;
+
+	memcpy(&word, at, sizeof(word));
+	return word;
+}
+
+static inline void frame_put_word(uint8_t *at, uint64_t word)
+{
+	memcpy(at, &word, sizeof(word));
+}
 
 /*
  * Reads an Ethernet frame (optional 802.1Q tag; IPv4, or IPv6 without extension headers; UDP, not
- * fragmented) of `length` bytes, and where it came from. False if it is anything else, isn't
+ * fragmented) of `length` bytes, and where it came from. None if it is anything else, isn't
  * unicast, or is cut short; then what was written says nothing.
  */
-static inline bool frame_parse(struct frame *frame, struct endpoint *source, const uint8_t *data,
-			       size_t length)
+static inline struct frame frame_parse(struct endpoint *source, const uint8_t *data, size_t length)
 {
-	enum { ETHERNET = 14, IP = 20, UDP = 8, GROUP = 0x01, FRAGMENT = 0x3fff };
+	enum { ETHERNET = 14, IP = 20, GROUP = 0x01 };
 	const uint8_t *ip = data + ETHERNET, *udp = ip + IP;
 	uint8_t *words = (uint8_t *)source;
-	uint16_t total, size;
 
-	if (length < FRAME_USUAL || wire_get16(data + 12) != 0x0800 || ip[0] != 0x45)
-		return frame_parse_other(frame, source, data, length);
-	total = wire_get16(ip + 2);
-	size = wire_get16(udp + 4);
-	if (((data[0] | data[6]) & GROUP) || ip[9] != 17 || (wire_get16(ip + 6) & FRAGMENT) ||
-	    wire_get16(udp) == 0 || size < UDP || IP + size > total ||
-	    (size_t)ETHERNET + total > length)
-		return false;
-	frame->header_length = FRAME_USUAL;
-	frame->record_length = size - UDP;
+	// the usual, checked by the word: IPv4 without options, no VLAN tag, nothing behind it
+	if (length < FRAME_USUAL || (wire_get32(data + 12) & 0xffffff00) != 0x08004500 ||
+	    (wire_get32(ip + 6) & 0x3fff00ff) != 17 || ((data[0] | data[6]) & GROUP) ||
+	    wire_get16(ip + 2) + (size_t)ETHERNET != length ||
+	    wire_get16(udp + 4) + (size_t)ETHERNET + IP != length || wire_get16(udp) == 0)
+		return frame_parse_other(source, data, length);
 	// whole words, as they are read soon: the processor would have to wait for pieces
-	wire_put64(words, 0);
-	wire_put64(words + 8, UINT64_C(0xffff) << 32 | wire_get32(ip + 12));
-	wire_put64(words + 16, (uint64_t)wire_get16(udp) << 48 | wire_get64(data + 6) >> 16);
-	return true;
-}
-
-/* UDP destination port of a frame that frame_parse() accepted, in host byte order. */
-static inline uint16_t frame_port(const struct frame *frame, const uint8_t *data)
-{
-	return wire_get16(data + frame->header_length - 6);
+	frame_put_word(words, 0);
+	frame_put_word(words + 8, (frame_word(ip + 8) & htobe64(UINT32_MAX)) |
+					  htobe64(UINT64_C(0xffff) << 32));
+	frame_put_word(words + 16, (frame_word(data + 4) & htobe64(UINT64_MAX >> 16)) |
+					   (frame_word(udp) & htobe64(~(UINT64_MAX >> 16))));
+	return (struct frame){.header_length = FRAME_USUAL,
+			      .record_length = (uint16_t)(length - FRAME_USUAL),
+			      .port = wire_get16(udp + 2)};
 }
 
 /*

@@ -206,10 +206,9 @@ static inline bool classify(struct worker *worker, struct rte_mbuf *buffer,
 			    struct forward_input *input)
 {
 	uint8_t *data = rte_pktmbuf_mtod(buffer, uint8_t *);
-	struct frame frame;
+	struct frame frame = frame_parse(&input->source, data, rte_pktmbuf_data_len(buffer));
 
-	if (!frame_parse(&frame, &input->source, data, rte_pktmbuf_data_len(buffer)) ||
-	    frame_port(&frame, data) != worker->port ||
+	if (!frame.header_length || frame.port != worker->port ||
 	    memcmp(data + FRAME_MAC_SIZE, worker->mac, FRAME_MAC_SIZE) == 0) {
 		drop_foreign(worker, buffer);
 		return false;

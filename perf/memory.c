@@ -113,7 +113,8 @@ static void make_session(struct memory *memory, uint32_t slot)
 	memory->up_keys[slot] = session->rx[0];
 	memory_put_frame(frame, slot);
 	frame_finish(frame, MEMORY_HEADER, 64);
-	if (!frame_parse(&parsed, &session->endpoint, frame, sizeof(frame)) ||
+	parsed = frame_parse(&session->endpoint, frame, sizeof(frame));
+	if (!parsed.header_length ||
 	    dataplane_reply_header(&session->header, frame, MEMORY_HEADER, false))
 		memory_fail("its own frames are not well-formed");
 	memory->sessions->slot[slot].current = session;
