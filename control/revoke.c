@@ -113,6 +113,8 @@ static void write_end(struct revoke *revoke, int result)
 	// what was said meanwhile isn't in it, nor is it the file that a reload has named meanwhile
 	trust->unsaved =
 		result || !cds_list_empty(&revoke->asked) || strcmp(revoke->path, trust->path) != 0;
+	if (!trust->unsaved)
+		trust_set_free(&trust->undone);
 	if (result)
 		log_error("revocations not kept", "file=%s reason=%s", revoke->path,
 			  strerror(-result));
@@ -239,7 +241,7 @@ void revoke_ask(struct revoke *revoke, const json_t *question, uint64_t now_ms,
 
 		if (is == undo)
 			result = trust_revoke(trust, id, undo);
-		write |= is == undo || (is && trust->unsaved);
+		write |= is == undo || trust->unsaved;
 		if (!undo && !result)
 			cut += throw_out(revoke->members, id, now_ms);
 		wire_id_format(text, id);

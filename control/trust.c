@@ -294,6 +294,7 @@ void trust_fini(struct trust *trust)
 	trust_set_free(&trust->pins);
 	trust_set_free(&trust->certificates);
 	trust_set_free(&trust->revoked);
+	trust_set_free(&trust->undone);
 	pthread_mutex_destroy(&trust->lock);
 }
 
@@ -307,8 +308,13 @@ static void exchange(struct trust_set *a, struct trust_set *b)
 
 void trust_replace(struct trust *trust, struct trust *next)
 {
-	bool unsaved = trust->unsaved, kept = trust->saving && !strcmp(trust->path, next->path);
+	bool unsaved = trust->unsaved, same = !strcmp(trust->path, next->path);
+	bool kept = trust->saving && same;
 
+	if (!same)
+		trust_set_free(&trust->undone);
+	for (size_t i = 0; i < trust->undone.count; i++)
+		set_remove(&next->revoked, &trust->undone.ids[i]);
 	for (size_t i = 0; unsaved && i < trust->revoked.count; i++)
 		unsaved = !set_append(&next->revoked, &trust->revoked.ids[i]);
 	set_order(&next->revoked);
@@ -355,10 +361,13 @@ int trust_revoke(struct trust *trust, const struct wire_id *id, bool undo)
 
 	pthread_mutex_lock(&trust->lock);
 	if (undo) {
-		set_remove(&trust->revoked, id);
+		result = set_append(&trust->undone, id);
+		if (!result)
+			set_remove(&trust->revoked, id);
 	} else {
 		result = set_append(&trust->revoked, id);
 		set_order(&trust->revoked);
+		set_remove(&trust->undone, id);
 	}
 	pthread_mutex_unlock(&trust->lock);
 	trust->unsaved |= result == 0;

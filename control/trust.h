@@ -27,7 +27,8 @@ struct trust {
 	struct trust_set revoked;      // by the operator
 	char path[CONFIG_PATH_MAX];    // where those are kept; "": nowhere
 	bool absent;                   // the file wasn't there
-	bool unsaved;                  // it doesn't say what `revoked` does
+	bool unsaved;                  // it doesn't say what `revoked` does,
+	struct trust_set undone;       // and may still have these
 	bool saving;                   // but will in a moment: revoke.h
 };
 
@@ -38,7 +39,11 @@ struct trust {
 int trust_init(struct trust *trust, const struct config *config, char *error);
 void trust_fini(struct trust *trust);
 
-/* Takes over what `next` has read, which is empty then. What couldn't be saved isn't forgotten. */
+/*
+ * Takes over what `next` has read, which is empty then. What couldn't be saved isn't forgotten: whom
+ * the operator has revoked stays out, and whom the file still has, but no longer should, may come.
+ * What another file says holds, whatever was undone before.
+ */
 void trust_replace(struct trust *trust, struct trust *next);
 
 /* Why this identity or this certificate of it is refused (static), NULL: it isn't. */

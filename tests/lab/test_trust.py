@@ -213,6 +213,32 @@ def test_full_disk(small_disk, make_relay, federation):
     carol.connect().leave()
 
 
+def test_full_disk_undo(small_disk, make_relay, federation):
+    """Who may come back can, also after a reload that reads the file in which it is still revoked."""
+    alice, bob = (make(federation, name) for name in ("alice", "bob"))
+    disk = small_disk(8192)
+    relay = make_relay(trust={"revoked": str(disk / "revoked")}).start()
+    for peer in alice, bob:
+        assert relay.viaduct("revoke", peer.identity.text).returncode == 0
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "filler").write_bytes(bytes(8192))
+    done = relay.viaduct("revoke", "--undo", alice.identity.text)
+    assert done.returncode == 1 and "it holds until the relay ends" in done.stderr
+    assert relay.viaduct("reload").returncode == 0
+    assert relay.admin("revoke")["revoked"] == [bob.identity.text]
+    alice.connect().leave()
+    refused(bob)
+    # said again, it is written
+    (disk / "filler").unlink()
+    assert relay.viaduct("revoke", "--undo", alice.identity.text).returncode == 0
+    assert alice.identity.text not in (disk / "revoked").read_text()
+    # and from then on the file's word holds
+    with open(disk / "revoked", "a") as file:
+        file.write(f"{alice.identity.text}\n")
+    assert relay.viaduct("reload").returncode == 0
+    refused(alice)
+
+
 def test_slow_disk(make_relay, federation, tmp_path):
     """Who is revoked goes at once, and nobody else waits, but the command until it is kept."""
     alice, bob, carol = (make(federation, name) for name in ("alice", "bob", "carol"))
