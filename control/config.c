@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "dataplane.h"
+#include "file.h"
 #include "groups.h"
 #include "log.h"
 #include "pool.h"
@@ -483,6 +484,7 @@ int config_load(const char *file, struct config *config, char *error)
 	char detail[CONFIG_ERROR_MAX];
 	uint8_t *text = malloc(FILE_MAX);
 	FILE *stream = NULL;
+	const char *why;
 	size_t length;
 	int result = -ENOMEM;
 
@@ -490,10 +492,14 @@ int config_load(const char *file, struct config *config, char *error)
 		snprintf(error, CONFIG_ERROR_MAX, "%.512s: out of memory", file);
 		goto out;
 	}
+	result = file_open(&stream, file, 0, &why);
+	if (result) {
+		snprintf(error, CONFIG_ERROR_MAX, "%.512s: %s", file, why);
+		goto out;
+	}
 	errno = 0;
-	stream = fopen(file, "re");
-	length = stream ? fread(text, 1, FILE_MAX, stream) : 0;
-	if (!stream || ferror(stream)) {
+	length = fread(text, 1, FILE_MAX, stream);
+	if (ferror(stream)) {
 		result = errno ? -errno : -EIO;
 		snprintf(error, CONFIG_ERROR_MAX, "%.512s: %s", file, strerror(-result));
 		goto out;

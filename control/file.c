@@ -4,9 +4,33 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config.h"
+
+int file_open(FILE **file, const char *path, int flags, const char **why)
+{
+	// without a word to a terminal, and without waiting for a FIFO's other end
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | flags);
+	struct stat status;
+	int result;
+
+	*file = NULL;
+	if (fd >= 0 && !fstat(fd, &status)) {
+		if (S_ISREG(status.st_mode))
+			*file = fdopen(fd, "r");
+		else
+			errno = EINVAL;
+	}
+	if (*file)
+		return 0;
+	result = -errno;
+	*why = result == -EINVAL ? "is not a regular file" : strerror(-result);
+	if (fd >= 0)
+		close(fd);
+	return result;
+}
 
 /* Has the disk hold what the folder says. */
 static int sync_folder(const char *path)

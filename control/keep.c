@@ -1,7 +1,6 @@
 #include "keep.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -41,6 +40,7 @@ static void lay_aside(const struct keep *keep, const char *why)
 void keep_start(struct keep *keep, const char *path, struct reputation *reputation, uint64_t now_ms)
 {
 	unsigned int bad = 0;
+	const char *why;
 	FILE *file;
 	int result;
 
@@ -50,10 +50,10 @@ void keep_start(struct keep *keep, const char *path, struct reputation *reputati
 	keep->due_ms = now_ms + PAUSE_MS;
 	if (!*path)
 		return;
-	file = fopen(path, "re");
-	if (!file) {
-		if (errno != ENOENT)
-			lay_aside(keep, strerror(errno));
+	result = file_open(&file, path, 0, &why);
+	if (result) {
+		if (result != -ENOENT)
+			lay_aside(keep, why);
 		return;
 	}
 	result = reputation_read(reputation, file, now_ms, time(NULL), &bad);

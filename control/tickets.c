@@ -27,30 +27,27 @@ static const char magic[16] = "viaduct tickets";
 /* Reads keys that nobody else can have read. Returns 0 or a negative errno. */
 static int load(struct tickets *tickets, const char **why)
 {
-	int fd = open(tickets->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	struct stat status;
 	struct file file;
-	int result = -EINVAL;
+	FILE *stream;
+	int result = file_open(&stream, tickets->path, O_NOFOLLOW, why);
 
-	*why = "";
-	if (fd < 0 || fstat(fd, &status)) {
-		result = -errno;
-		*why = strerror(errno);
+	if (result)
+		return result;
+	result = -EINVAL;
+	*why = "is not of mode 0600 and of this user";
+	if (fstat(fileno(stream), &status) || status.st_mode & 077 || status.st_uid != geteuid())
 		goto out;
-	}
-	*why = "it is not a file of its own, of mode 0600 and of this user";
-	if (!S_ISREG(status.st_mode) || status.st_mode & 077 || status.st_uid != geteuid())
-		goto out;
-	*why = "it holds no ticket keys";
-	if (read(fd, &file, sizeof(file)) != sizeof(file) ||
+	*why = "holds no ticket keys";
+	// no copy that isn't wiped
+	if (read(fileno(stream), &file, sizeof(file)) != sizeof(file) ||
 	    memcmp(file.magic, magic, sizeof(magic)) != 0 || !file.keys[0].made)
 		goto out;
 	memcpy(tickets->keys, file.keys, sizeof(file.keys));
 	result = 0;
 out:
 	OPENSSL_cleanse(&file, sizeof(file));
-	if (fd >= 0)
-		close(fd);
+	fclose(stream);
 	return result;
 }
 

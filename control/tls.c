@@ -1,7 +1,6 @@
 #include "tls.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509_vfy.h>
@@ -10,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "offload.h"
 #include "proof.h"
 
@@ -214,15 +214,17 @@ static const char *library_reason(void)
 	return reason ? reason : "unknown reason";
 }
 
+/* OpenSSL opens them itself, and doesn't say why it can't; nor does it mind a FIFO. */
 static int readable(const char *setting, const char *file, char *error)
 {
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	int result = fd < 0 ? -errno : 0;
+	const char *why;
+	FILE *stream;
+	int result = file_open(&stream, file, 0, &why);
 
 	if (result)
-		snprintf(error, CONFIG_ERROR_MAX, "%s: %s: %s", setting, file, strerror(-result));
+		snprintf(error, CONFIG_ERROR_MAX, "%s: %s: %s", setting, file, why);
 	else
-		close(fd);
+		fclose(stream);
 	return result;
 }
 

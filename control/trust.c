@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "log.h"
 
 enum { FILE_MAX = 64 << 20 };
@@ -128,18 +129,18 @@ int trust_parse(struct trust_set *set, const char *text, size_t length, unsigned
 	return 0;
 }
 
-/* Reads a whole file to `text`, the caller's to free. Returns 0 or a negative errno. */
-static int read_file(const char *path, char **text, size_t *length)
+/* Reads a whole file to `text`, the caller's to free. Returns 0, or a negative errno and `why`. */
+static int read_file(const char *path, char **text, size_t *length, const char **why)
 {
-	FILE *file = fopen(path, "re");
 	struct stat status;
-	int result = -EIO;
+	FILE *file;
+	int result = file_open(&file, path, 0, why);
 
 	*text = NULL;
-	if (!file || fstat(fileno(file), &status)) {
+	if (result)
+		return result;
+	if (fstat(fileno(file), &status)) {
 		result = -errno;
-	} else if (!S_ISREG(status.st_mode)) {
-		result = -EINVAL;
 	} else if (status.st_size > FILE_MAX) {
 		result = -EFBIG;
 	} else {
@@ -147,11 +148,11 @@ static int read_file(const char *path, char **text, size_t *length)
 		*length = *text ? fread(*text, 1, (size_t)status.st_size, file) : 0;
 		if (!*text)
 			result = -ENOMEM;
-		else if (!ferror(file))
-			result = 0;
+		else if (ferror(file))
+			result = -EIO;
 	}
-	if (file)
-		fclose(file);
+	fclose(file);
+	*why = strerror(-result);
 	return result;
 }
 
@@ -159,11 +160,12 @@ static int read_ids(struct trust_set *set, const char *setting, const char *path
 {
 	unsigned int line;
 	size_t length = 0;
+	const char *why;
 	char *text;
-	int result = read_file(path, &text, &length);
+	int result = read_file(path, &text, &length, &why);
 
 	if (result) {
-		snprintf(error, CONFIG_ERROR_MAX, "%s: %s: %s", setting, path, strerror(-result));
+		snprintf(error, CONFIG_ERROR_MAX, "%s: %s: %s", setting, path, why);
 	} else {
 		result = trust_parse(set, text, length, &line);
 		if (result)
@@ -209,28 +211,32 @@ static int take_crl(struct trust_set *set, X509_CRL *crl, const char *path)
 	return 0;
 }
 
-static STACK_OF(X509_INFO) * read_pem(const char *path)
+/* What is in a file; NULL: nothing. Returns 0, or a negative errno and `why`. */
+static int read_pem(STACK_OF(X509_INFO) * *all, const char *path, const char **why)
 {
-	BIO *file = BIO_new_file(path, "r");
-	STACK_OF(X509_INFO) *all = file ? PEM_X509_INFO_read_bio(file, NULL, NULL, NULL) : NULL;
+	FILE *file;
+	int result = file_open(&file, path, 0, why);
 
-	BIO_free(file);
-	return all;
+	*all = NULL;
+	if (result)
+		return result;
+	*all = PEM_X509_INFO_read(file, NULL, NULL, NULL);
+	fclose(file);
+	return 0;
 }
 
 static int read_crl(struct trust_set *set, const char *path, const char *ca, char *error)
 {
-	STACK_OF(X509_INFO) * lists, *authorities;
-	const char *why = "holds no CRL in PEM";
-	int result = -EINVAL;
+	STACK_OF(X509_INFO) * lists, *authorities = NULL;
+	const char *why;
+	int result = read_pem(&lists, path, &why);
 
-	if (access(path, R_OK)) {
-		result = -errno;
-		snprintf(error, CONFIG_ERROR_MAX, "trust.crl: %s: %s", path, strerror(-result));
-		return result;
+	if (!result)
+		result = read_pem(&authorities, ca, &why);
+	if (!result) {
+		result = -EINVAL;
+		why = "holds no CRL in PEM";
 	}
-	lists = read_pem(path);
-	authorities = read_pem(ca);
 	for (int i = 0; i < sk_X509_INFO_num(lists); i++) {
 		X509_CRL *crl = sk_X509_INFO_value(lists, i)->crl;
 

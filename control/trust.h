@@ -40,9 +40,9 @@ int trust_init(struct trust *trust, const struct config *config, char *error);
 void trust_fini(struct trust *trust);
 
 /*
- * Takes over what `next` has read, which is empty then. What couldn't be saved isn't forgotten: whom
- * the operator has revoked stays out, and whom the file still has, but no longer should, may come.
- * What another file says holds, whatever was undone before.
+ * Takes over what `next` has read, which is empty then. What couldn't be saved isn't forgotten:
+ * whom the operator has revoked stays out, and whom the file still has, but no longer should, may
+ * come. What another file says holds, whatever was undone before.
  */
 void trust_replace(struct trust *trust, struct trust *next);
 

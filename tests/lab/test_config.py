@@ -146,6 +146,37 @@ def test_no_file(make_relay):
     assert relay.file + ".old" in said and re.search("[Nn]o such file", said)
 
 
+# what is read when it starts and by a reload, and what only when it starts
+FILES = [("tls", "certificate"), ("tls", "key"), ("tls", "ca"), ("trust", "crl"),
+         ("trust", "pins_file"), ("trust", "revoked")]
+KEPT = [("tls", "tickets", "ticket keys not read"), ("trust", "scores", "scores not read")]
+
+
+def test_fifo_in_place_of_a_file(make_relay, tmp_path):
+    """Nobody writes to it, and nobody waits for that."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    relay = make_relay().start()
+    for section, field in FILES:
+        before = relay.config.get(section, {}).get(field)
+        relay.configure(**{section: {field: fifo}})
+        assert relay.admin("reload")["error"] == f"{section}.{field}: {fifo}: is not a regular file"
+        relay.configure(**{section: {field: before}})
+    os.rename(relay.file, relay.file + ".away")
+    os.mkfifo(relay.file)
+    assert relay.admin("reload")["error"] == f"{relay.file}: is not a regular file"
+    os.remove(relay.file)
+    os.rename(relay.file + ".away", relay.file)
+    relay.reload()
+    relay.stop()
+    for section, field, message in KEPT:
+        relay.configure(**{section: {field: f"{fifo}-{field}"}})
+        os.mkfifo(f"{fifo}-{field}")
+    relay.start()
+    for section, field, message in KEPT:
+        assert relay.said(message)[0]["reason"] == "is not a regular file"
+
+
 def test_usage(make_relay):
     relay = make_relay()
     assert "-c" in viaductd(relay, "--help").stdout

@@ -333,5 +333,5 @@ def test_bad_files(make_relay, federation, tmp_path):
     wrong("list:2: this is not a peer's id", pins_file="list")
     (tmp_path / "list").write_bytes(b"\0" * 100)
     wrong("list:1: this is not a peer's id", revoked="list")
-    wrong("Invalid argument", revoked=".")
+    wrong("is not a regular file", revoked=".")
     wrong("is not allowed; a peer's id", pins=["1" * 26])

@@ -289,8 +289,8 @@ static void test_file(void **state)
 	assert_memory_equal(error, wanted, strlen(wanted));
 	unlink(file);
 	assert_int_equal(config_load(file, config, error), -ENOENT);
-	assert_int_equal(config_load("/tmp", config, error), -EISDIR);
-	assert_string_equal(error, "/tmp: Is a directory");
+	assert_int_equal(config_load("/tmp", config, error), -EINVAL);
+	assert_string_equal(error, "/tmp: is not a regular file");
 	free(config);
 }
 
