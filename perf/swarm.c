@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +23,7 @@
 #include "histogram.h"
 #include "measure.h"
 #include "options.h"
+#include "relay.h"
 
 enum {
 	PAYLOAD_MIN = 24, // number, time, sender, receiver
@@ -530,21 +530,6 @@ static void options_get(struct options *o, int argc, char **argv)
 static void interrupt(int signal)
 {
 	interrupted = 1;
-}
-
-/* Two sockets a peer, one for TLS and one for records; root may have as many as it wants. */
-static void descriptors_raise(unsigned int peers)
-{
-	rlim_t wanted = 4 * (rlim_t)peers + 1024;
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-		return;
-	limit.rlim_cur = wanted;
-	if (limit.rlim_max < wanted)
-		limit.rlim_max = wanted;
-	if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-		fprintf(stderr, "swarm: may open too few files (ulimit -n): %m\n");
 }
 
 int main(int argc, char **argv)
