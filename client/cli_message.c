@@ -213,6 +213,8 @@ const struct command command_publish = {
 static struct {
 	const char *text;
 	unsigned int timeout_ms;
+	bool sticky;
+	uint64_t key;
 } asking;
 
 static void on_response(struct viaduct_peer *peer, void *user, int result,
@@ -241,24 +243,55 @@ static void on_response(struct viaduct_peer *peer, void *user, int result,
 
 static void request_ready(struct talk *talk)
 {
-	int ret = viaduct_request(talk->peer, 0, talk->class, &talk->to, asking.text,
-				  strlen(asking.text), asking.timeout_ms, on_response, talk);
+	size_t length = strlen(asking.text);
+	int ret;
 
+	if (asking.sticky)
+		ret = viaduct_request_sticky(talk->peer, 0, talk->class, &talk->to, asking.key,
+					     asking.text, length, asking.timeout_ms, on_response,
+					     talk);
+	else
+		ret = viaduct_request(talk->peer, 0, talk->class, &talk->to, asking.text, length,
+				      asking.timeout_ms, on_response, talk);
 	if (ret)
 		talk_end(talk, cli_fail(CLI_FAILED, "%s", viaduct_strerror(ret)));
 }
 
+static uint64_t sticky_key(const char *text)
+{
+	bool digits = *text && !text[strspn(text, "0123456789")];
+	unsigned long long key;
+
+	errno = 0;
+	key = strtoull(text, NULL, 10);
+	if (!digits || errno)
+		cli_misused(&command_request,
+			    "--sticky must be a whole number from 0 to 18446744073709551615, not "
+			    "'%s'",
+			    text);
+	return key;
+}
+
 static int request_run(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"timeout", required_argument, NULL, 't'}, TALK_OPTIONS, CLI_OPTIONS};
+	static const struct option options[] = {{"timeout", required_argument, NULL, 't'},
+						{"sticky", required_argument, NULL, 's'},
+						TALK_OPTIONS,
+						CLI_OPTIONS};
 	struct talk talk = {.command = &command_request, .ready = request_ready};
+	int option;
 
 	asking.timeout_ms = 5000;
-	while (talk_option(&talk, argc, argv, "t:h", options) != -1)
-		asking.timeout_ms = (unsigned int)(cli_number(&command_request, "--timeout", optarg,
-							      0.001, 86400) *
-						   1000);
+	while ((option = talk_option(&talk, argc, argv, "t:s:h", options)) != -1) {
+		if (option == 's') {
+			asking.sticky = true;
+			asking.key = sticky_key(optarg);
+		} else {
+			asking.timeout_ms = (unsigned int)(cli_number(&command_request, "--timeout",
+								      optarg, 0.001, 86400) *
+							   1000);
+		}
+	}
 	if (argc - optind != 2)
 		cli_misused(&command_request, "it takes a PEER and a TEXT");
 	talk.target = argv[optind];
@@ -268,13 +301,16 @@ static int request_run(int argc, char **argv)
 
 const struct command command_request = {
 	.name = "request",
-	.arguments = "PEER TEXT [--timeout SECONDS] [OPTION…]",
+	.arguments = "PEER TEXT [--timeout SECONDS] [--sticky KEY] [OPTION…]",
 	.summary = "ask a peer, and print what it responds",
 	.help = TALK_HELP_PEER
-	"  -t, --timeout SECONDS  how long to wait for it (5)\n" TALK_HELP TALK_HELP_CLASS
+	"  -t, --timeout SECONDS  how long to wait for it (5)\n"
+	"  -s, --sticky KEY       a service's requests of the same KEY, a whole number, go to the\n"
+	"                         same instance\n" TALK_HELP TALK_HELP_CLASS
 	"\nExits with 1 if there was no response.\n\n"
-	"Example:\n"
-	"  viaduct request peer-2 'what time is it?'\n",
+	"Examples:\n"
+	"  viaduct request peer-2 'what time is it?'\n"
+	"  viaduct request service:carts --sticky 4711 'add 2 apples'\n",
 	.run = request_run,
 };
 

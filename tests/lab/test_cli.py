@@ -9,7 +9,7 @@ import pytest
 
 from federation import Federation
 from netns import PEERS_INTERFACE, run
-from peer import BULK, REQUEST, RESPONSE, SEND, Identity, Peer
+from peer import BULK, FLAG_VIA, REQUEST, RESPONSE, SEND, Identity, Peer
 from relay import CONTROL_V4, CONTROL_V6, PORT, VIADUCT, eventually
 
 COMMANDS = ["ping", "send", "listen", "request", "reply", "watch", "status", "peers", "routes", "drops",
@@ -202,6 +202,35 @@ def test_service(tool, relay, federation, identities):
     assert tool.run("request", f"service:{name}", "hello").stdout.strip() == "hello"
     finish(replier)
     tool.run("request", f"service:{name}", "hello", status=1)
+
+
+def test_sticky_request(tool, join, identities):
+    """Those of a key are all asked of the same instance, which sees nothing of it."""
+    instances = [join("left"), join("right")]
+    name = f"{identities('carol').name.split('/')[-2]}.sticky"
+    for instance in instances:
+        assert instance.control({"op": "register", "service": name})["ok"]
+
+    def asked(*options):
+        """The instance that the tool asks."""
+        process = subprocess.Popen((VIADUCT, "request", f"service:{name}", "which?", *options),
+                                   env=tool.environment, stdout=subprocess.PIPE, text=True)
+        number, request = eventually(lambda: next(
+            ((number, instance.inbox.pop()) for number, instance in enumerate(instances)
+             if instance.poll(0.01)), None), 10)
+        assert request.payload == b"which?"
+        instances[number].send(request.address, str(number).encode(), RESPONSE, tag=request.tag,
+                               flags=FLAG_VIA, via=request.via)
+        assert finish(process).strip() == str(number)
+        return number
+    keys = ["0", "7", str(2 ** 64 - 1)] + [str(key) for key in range(100, 108)]
+    chosen = {key: asked("--sticky", key) for key in keys}
+    assert {key: asked("--sticky", key) for key in reversed(keys)} == chosen
+    assert set(chosen.values()) == {0, 1}
+    for nonsense in "", "-1", "carts", "7x", str(2 ** 64):
+        tool.run("request", f"service:{name}", "which?", "--sticky", nonsense, status=2)
+    assert "unsupported" in tool.run("request", instances[0].identity.text, "which?", "--sticky",
+                                     "7", status=1).stderr
 
 
 def test_data_port_unreachable(tool):
