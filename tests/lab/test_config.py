@@ -1,5 +1,6 @@
 """The configuration: what is wrong is said in one message, with the place and what is allowed."""
 
+import contextlib
 import json
 import os
 import re
@@ -258,6 +259,21 @@ def test_stale_admin_socket(make_relay):
         sock.bind(relay.admin_socket)
     relay.start()
     assert relay.admin("status")["ok"]
+
+
+def test_admin_socket_of_somebody_stuck(make_relay):
+    """Who listens, but accepts nobody any more, is no reason to wait."""
+    relay = make_relay()
+    with contextlib.ExitStack() as stack:
+        stuck = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        stuck.bind(relay.admin_socket)
+        stuck.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                waits = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                waits.setblocking(False)
+                waits.connect(relay.admin_socket)
+        starts_not(relay, "another process listens there")
 
 
 def test_admin_socket_in_no_directory(make_relay, tmp_path):
