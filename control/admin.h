@@ -1,35 +1,13 @@
 /*
- * The admin socket: JSON lines on a UNIX socket, docs/operating.md. Control thread.
+ * The admin socket: JSON lines on a UNIX socket, docs/operating.md; who is connected, what they ask
+ * and hear. Control thread.
  */
 #ifndef VIADUCT_ADMIN_H
 #define VIADUCT_ADMIN_H
 
 #include <uv.h>
 
-#include "blocklist.h"
-#include "config.h"
-#include "dataplane.h"
-#include "listener.h"
-#include "member.h"
-#include "reload.h"
-#include "revoke.h"
-
-/* What there is to report about; must outlive the socket. */
-struct admin_subject {
-	const struct config *config;
-	const struct tls *tls;
-	const struct listener *listener;
-	struct members *members;
-	struct revoke *revoke;
-	struct reputation *reputation;
-	const struct blocklist *blocklist;
-	const struct reload *reload;
-	struct dataplane *dataplane;
-
-	/* Asks all members to go, and ends the relay when they have or after so long. */
-	void (*drain)(void *arg, unsigned int seconds);
-	void *arg;
-};
+#include "commands.h"
 
 struct admin;
 
@@ -37,7 +15,7 @@ struct admin;
  * Opens the socket, with the folder it is in. Returns 0, or a negative errno with one sentence in
  * `error` (CONFIG_ERROR_MAX bytes).
  */
-int admin_start(struct admin **admin, uv_loop_t *loop, const struct admin_subject *subject,
+int admin_start(struct admin **admin, uv_loop_t *loop, const struct commands_subject *subject,
 		char *error);
 
 /*

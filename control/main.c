@@ -524,7 +524,7 @@ static void drain(void *arg, unsigned int seconds)
 
 static int admin_begin(struct viaductd *v)
 {
-	struct admin_subject subject;
+	struct commands_subject subject;
 
 	v->reload = (struct reload){
 		.file = v->file,
@@ -538,7 +538,7 @@ static int admin_begin(struct viaductd *v)
 		.blocklist = &v->blocklist,
 		.listener = v->listener,
 	};
-	subject = (struct admin_subject){
+	subject = (struct commands_subject){
 		.config = &v->config,
 		.tls = &v->tls,
 		.listener = v->listener,
