@@ -5,7 +5,7 @@
 
 #include "node.h"
 
-enum { LINE = 64, AHEAD = 6, POWERS = 8 };
+enum { LINE = 64, AHEAD = 6, POWERS = 8, FEW_LINES = 4 };
 
 #if IMB_VERSION_NUM < IMB_VERSION(2, 0, 0)
 /*
@@ -51,9 +51,30 @@ static IMB_MGR *manager_new(int node)
 // expands keys, which needs no state but the choice of code for this CPU
 static IMB_MGR *expander;
 
+/* Lines with powers, if there are only the first eight: code without AVX-512 has no use for more.
+ */
+static int few_powers;
+
+/*
+ * Finds out what an expanded key holds, since the library doesn't say which of its layouts this
+ * CPU's code has: its end stays as it was.
+ */
 static void expander_init(void)
 {
+	static const uint8_t secret[WIRE_KEY_SIZE];
+	struct key key = {.base.aead = WIRE_AES_256_GCM};
+	const uint8_t *end = key.expanded + sizeof(key.expanded);
+	long lines;
+
 	expander = manager_new(NODE_ANY);
+	if (!expander)
+		return;
+	IMB_AES256_GCM_PRE(expander, secret, (struct gcm_key_data *)(void *)key.expanded);
+	while (end[-1] == 0)
+		end--;
+	lines = (end - (const uint8_t *)&key + LINE - 1) / LINE - KEY_LINES;
+	if (lines <= FEW_LINES)
+		few_powers = (int)lines;
 }
 
 static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
@@ -141,9 +162,9 @@ static inline void run(IMB_MGR *manager, const struct aead_job *job, const uint8
 
 /*
  * Fetches what a record will touch of its key: with thousands of sessions keys are in no cache. Of
- * the hash key's powers as many as the text has blocks, up to 32; the processor sees by itself that
- * it goes on with those before. (Not inlined, a function that only fetches is nothing to gcc, and
- * goes.)
+ * the hash key's powers all if there are only eight, or else as many as the text has blocks, up to
+ * 32; the processor sees by itself that it goes on with those before. (Not inlined, a function that
+ * only fetches is nothing to gcc, and goes.)
  */
 static inline void __attribute__((always_inline)) prefetch(const struct aead_job *job)
 {
@@ -152,6 +173,10 @@ static inline void __attribute__((always_inline)) prefetch(const struct aead_job
 
 	for (int i = 0; i < KEY_LINES; i++)
 		__builtin_prefetch(key + i * LINE);
+	for (int i = 0; i < few_powers; i++)
+		__builtin_prefetch(key + (KEY_LINES + i) * LINE);
+	if (few_powers)
+		return;
 	for (int i = 0; i < POWERS && i < lines; i++) {
 		__builtin_prefetch(key + (POWERS_LAST - i) * LINE);
 #if IMB_VERSION_NUM >= IMB_VERSION(2, 0, 0)
