@@ -346,7 +346,8 @@ static int make_way(const char *path, char *error)
 			 path);
 		return -EEXIST;
 	}
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	// with a full backlog it would wait for who listens
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return 0;
 	result = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
