@@ -51,20 +51,19 @@ static IMB_MGR *manager_new(int node)
 // expands keys, which needs no state but the choice of code for this CPU
 static IMB_MGR *expander;
 
-/* Lines with powers, if there are only the first eight: code without AVX-512 has no use for more.
- */
-static int few_powers;
-
 /*
- * Finds out what an expanded key holds, since the library doesn't say which of its layouts this
- * CPU's code has: its end stays as it was.
+ * Cache lines of a key that this CPU's code has a use for, from the beginning: code without AVX-512
+ * keeps only the first eight powers of the hash key. Keys take no more memory than that, so that
+ * those of a burst are spread over all sets of a cache.
  */
+static int lines_used;
+
+/* The library doesn't say which of its layouts it is, but the end of a key stays as it was. */
 static void expander_init(void)
 {
 	static const uint8_t secret[WIRE_KEY_SIZE];
 	struct key key = {.base.aead = WIRE_AES_256_GCM};
 	const uint8_t *end = key.expanded + sizeof(key.expanded);
-	long lines;
 
 	expander = manager_new(NODE_ANY);
 	if (!expander)
@@ -72,9 +71,7 @@ static void expander_init(void)
 	IMB_AES256_GCM_PRE(expander, secret, (struct gcm_key_data *)(void *)key.expanded);
 	while (end[-1] == 0)
 		end--;
-	lines = (end - (const uint8_t *)&key + LINE - 1) / LINE - KEY_LINES;
-	if (lines <= FEW_LINES)
-		few_powers = (int)lines;
+	lines_used = (int)((end - (const uint8_t *)&key + LINE - 1) / LINE);
 }
 
 static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
@@ -86,7 +83,7 @@ static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_E
 	pthread_once(&once, expander_init);
 	if (!expander || (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305))
 		return NULL;
-	key = node_alloc(node, 64, sizeof(*key));
+	key = node_alloc(node, LINE, (size_t)lines_used * LINE);
 	if (!key)
 		return NULL;
 	key->base.aead = aead;
@@ -102,7 +99,7 @@ static void key_free(struct aead_key *key)
 {
 	if (!key)
 		return;
-	explicit_bzero(key, sizeof(struct key));
+	explicit_bzero(key, (size_t)lines_used * LINE);
 	node_free(key);
 }
 
@@ -170,12 +167,11 @@ static inline void __attribute__((always_inline)) prefetch(const struct aead_job
 {
 	const char *key = (const char *)job->key;
 	int lines = (job->length - WIRE_RECORD_OVERHEAD + LINE - 1) / LINE;
+	bool few = lines_used <= KEY_LINES + FEW_LINES;
 
-	for (int i = 0; i < KEY_LINES; i++)
+	for (int i = 0; i < (few ? lines_used : KEY_LINES); i++)
 		__builtin_prefetch(key + i * LINE);
-	for (int i = 0; i < few_powers; i++)
-		__builtin_prefetch(key + (KEY_LINES + i) * LINE);
-	if (few_powers)
+	if (few)
 		return;
 	for (int i = 0; i < POWERS && i < lines; i++) {
 		__builtin_prefetch(key + (POWERS_LAST - i) * LINE);
