@@ -12,7 +12,7 @@ import pytest
 from federation import Federation
 from netns import Lab
 from peer import Peer
-from relay import CONTROL_V4, VIADUCTD, Relay
+from relay import CONTROL_V4, PATIENCE, VIADUCTD, Relay
 
 
 def pytest_configure(config):
@@ -229,7 +229,7 @@ class Neighbours(threading.Thread):
         try:
             while not self.over.is_set():
                 self._exchange(self.pause)
-            deadline = time.monotonic() + 2
+            deadline = time.monotonic() + PATIENCE
             while self.missing() and time.monotonic() < deadline:
                 self._receive(0.05)
         except BaseException as error:  # told by finish()

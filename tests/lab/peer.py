@@ -46,6 +46,7 @@ RECORD_HEADER, TAG_SIZE, MESSAGE_HEADER, ID_SIZE = 16, 16, 24, 16
 HOP_LIMIT = 8
 WINDOW = 1024
 OLD_EPOCH_SECONDS = 5
+PATIENCE = 30  # seconds to wait for what must come, however busy the machine is
 OWN_PING = 0xffffffff  # the tag of pings that the session sends for itself
 
 
@@ -287,7 +288,7 @@ class Connection:
     """A TLS connection to a relay: one line of JSON each way."""
 
     def __init__(self, identity, trust, control, source=None, session=None, alpn=ALPN,
-                 version=SSL.TLS1_3_VERSION, timeout=10):
+                 version=SSL.TLS1_3_VERSION, timeout=PATIENCE):
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(version)
         context.set_max_proto_version(version)
@@ -457,15 +458,17 @@ class Peer:
         return self
 
     def connect(self):
-        """Joins, and waits a while for the relay to say where it sends to."""
+        """Joins, and waits for the relay to say where it sends to."""
         self.join()
         self.reach()
-        deadline = time.monotonic() + 1
-        while not self.path and time.monotonic() < deadline:
+        deadline = time.monotonic() + PATIENCE
+        while not self.path:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{self.identity.name}: no path")
             self.poll(deadline - time.monotonic())
         return self
 
-    def reach(self, timeout=3.0):
+    def reach(self, timeout=PATIENCE):
         """Pings the relay until something sealed comes back."""
         deadline = time.monotonic() + timeout
         pause = 0.05
@@ -555,7 +558,7 @@ class Peer:
     def ping_relay(self):
         self.send(self.relay, kind=PING, klass=CONTROL_CLASS, tag=OWN_PING)
 
-    def control(self, request, timeout=3.0):
+    def control(self, request, timeout=PATIENCE):
         """Asks the relay, repeatedly until it answers; returns the answer."""
         deadline = time.monotonic() + timeout
         tag = self.tag()
@@ -609,7 +612,7 @@ class Peer:
         except (Malformed, InvalidTag) as error:
             self.bad.append(f"{type(error).__name__}: {error}")
 
-    def wait(self, wanted, timeout=3.0):
+    def wait(self, wanted, timeout=PATIENCE):
         """Takes the first message for which wanted(message) out of the inbox, polling for it."""
         deadline = time.monotonic() + timeout
         seen = 0
@@ -623,10 +626,10 @@ class Peer:
                 raise TimeoutError(f"{self.identity.name}: not received")
             self.poll(left)
 
-    def wait_tag(self, tag, timeout=3.0):
+    def wait_tag(self, tag, timeout=PATIENCE):
         return self.wait(lambda message: message.tag == tag, timeout)
 
-    def wait_event(self, name, timeout=3.0):
+    def wait_event(self, name, timeout=PATIENCE):
         """Takes the first event of this name, polling for it."""
         deadline = time.monotonic() + timeout
         while True:

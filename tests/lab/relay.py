@@ -17,6 +17,7 @@ VIADUCTD = os.path.join(BUILD, "control", "viaductd")
 VIADUCT = os.path.join(BUILD, "client", "viaduct")
 
 PORT = 7740
+PATIENCE = 30  # seconds in which all that must happen does, however busy the machine is
 CONTROL_V4, CONTROL_V6 = (RELAY_V4, PORT), (RELAY_V6, PORT)
 # of a sanitized viaductd: what leaks in the libraries under it; and freed memory goes back soon, so
 # that what grows can be told
@@ -29,7 +30,7 @@ SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:")
 LOGFMT = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 
-def eventually(condition, seconds=10.0, message="it didn't happen"):
+def eventually(condition, seconds=PATIENCE, message="it didn't happen"):
     """Waits until condition() is true and returns its value."""
     deadline = time.monotonic() + seconds
     while True:
@@ -136,7 +137,7 @@ class Relay:
             assert self.process.poll() is None, f"viaductd ended:\n{self.log(begin)}"
             return re.search(r"\bmsg=ready\b", self.log(begin))
         try:
-            eventually(ready, 30, lambda: f"viaductd isn't ready:\n{self.log(begin)}")
+            eventually(ready, message=lambda: f"viaductd isn't ready:\n{self.log(begin)}")
         except BaseException:
             self.kill()
             raise
@@ -149,7 +150,7 @@ class Relay:
         process, self.process = self.process, None
         process.send_signal(signal.SIGTERM)
         try:
-            status = process.wait(15)
+            status = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -210,7 +211,7 @@ class Relay:
         if isinstance(request, str):
             request = {"cmd": request}
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(PATIENCE)
             sock.connect(self.admin_socket)
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile() as file:
@@ -219,12 +220,12 @@ class Relay:
     def viaduct(self, *arguments):
         """Runs the tool as an operator does."""
         return subprocess.run((VIADUCT, *arguments, "--socket", self.admin_socket),
-                              capture_output=True, text=True, timeout=10)
+                              capture_output=True, text=True, timeout=PATIENCE)
 
-    def events(self, timeout=5):
+    def events(self):
         """A file of what happens from now on, an event a line."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(timeout)
+        sock.settimeout(PATIENCE)
         sock.connect(self.admin_socket)
         sock.sendall(b'{"cmd":"events"}\n')
         file = sock.makefile()
@@ -246,12 +247,12 @@ class Relay:
             nonlocal last
             before, last = last, self.drops()
             return (before.records, before.messages) == (last.records, last.messages)
-        eventually(quiet, 5, "the relay doesn't become quiet")
+        eventually(quiet, message="the relay doesn't become quiet")
         assert last.balanced(), json.dumps(last.answer, indent=1)
         return last
 
     def expect_drops(self, before, records=None, messages=None):
         """Waits until exactly these have been dropped since `before`."""
         wanted = (records or {}, messages or {})
-        eventually(lambda: self.drops().dropped_since(before) == wanted, 3,
-                   lambda: f"dropped {self.drops().dropped_since(before)}, expected {wanted}")
+        eventually(lambda: self.drops().dropped_since(before) == wanted,
+                   message=lambda: f"dropped {self.drops().dropped_since(before)}, expected {wanted}")

@@ -34,6 +34,9 @@ class Storm:
     def strikes(self):
         return self.random.random() < self.loss
 
+    def underway(self):
+        return len(self.expected) - len(self.lost) - len(self.got)
+
     def missing(self):
         return self.expected.keys() - self.lost - self.got.keys()
 

@@ -160,7 +160,7 @@ def test_flipped_bit_in_each_byte(relay, alice, bob, stranger, neighbours):
                               + records.pop("session_stale", 0))
         return records, messages
     wanted = {"version": 1, "reserved": 2, "session": 4, "lane": 1, "auth": len(record) - 8}
-    eventually(lambda: reasons() == (wanted, {}), 3, lambda: (reasons(), wanted))
+    eventually(lambda: reasons() == (wanted, {}), message=lambda: (reasons(), wanted))
     stranger.assert_silence(bob)
     alice.transmit(record)
     bob.wait(lambda message: message.payload == b"payload")

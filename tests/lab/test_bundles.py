@@ -5,7 +5,7 @@ import pytest
 
 from netns import PEER_V4, ROAMING_V4
 from peer import BULK, CRITICAL, NORMAL, PING, SEND, Message, bundle_pack
-from relay import eventually
+from relay import PATIENCE, eventually
 
 ROUNDS = 50
 SESSIONS = 4
@@ -32,7 +32,7 @@ def test_who_asks(relay, driver, join):
         send_at_once(relay, sender, (asks, asks_not), wanted)
         for peer in asks, asks_not:
             while len(peer.inbox) < 2 * len(wanted):
-                assert peer.poll(3), f"{len(peer.inbox)} came"
+                assert peer.poll(PATIENCE), f"{len(peer.inbox)} came"
             for klass in NORMAL, CRITICAL:
                 assert [message.payload for message in peer.inbox
                         if message.record.klass == klass] == wanted
@@ -71,7 +71,7 @@ class Household:
 
     def heard(self, count):
         while len(self.hears.inbox) < count:
-            assert self.hears.poll(3), f"{len(self.hears.inbox)} of {count} came"
+            assert self.hears.poll(PATIENCE), f"{len(self.hears.inbox)} of {count} came"
         assert self.hears.bad == []
         payloads = [message.payload for message in self.hears.inbox]
         self.hears.inbox.clear()

@@ -10,7 +10,7 @@ import pytest
 from federation import Federation
 from netns import PEERS_INTERFACE, run
 from peer import BULK, FLAG_VIA, REQUEST, RESPONSE, SEND, Identity, Peer
-from relay import CONTROL_V4, CONTROL_V6, PORT, VIADUCT, eventually
+from relay import CONTROL_V4, CONTROL_V6, PATIENCE, PORT, VIADUCT, eventually
 
 COMMANDS = ["ping", "send", "listen", "request", "reply", "watch", "status", "peers", "routes", "drops",
             "cert"]
@@ -28,7 +28,7 @@ class Tool:
 
     def run(self, *arguments, status=0, text=None):
         done = subprocess.run((VIADUCT, *arguments), input=text, capture_output=True, text=True,
-                              env=self.environment, timeout=20)
+                              env=self.environment, timeout=2 * PATIENCE)
         assert done.returncode == status, done
         return done
 
@@ -46,7 +46,7 @@ class Tool:
 
 
 def finish(process, status=0):
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == status, errors
     return output
 
@@ -76,7 +76,7 @@ def test_ping_over_ipv6(tool):
 def test_ping_peer(tool, bob):
     process = subprocess.Popen((VIADUCT, "ping", bob.identity.text, "-c", "2", "-i", "0.05"),
                                env=tool.environment, stdout=subprocess.PIPE, text=True)
-    eventually(lambda: bob.poll(0.02) or process.poll() is not None, 10)
+    eventually(lambda: bob.poll(0.02) or process.poll() is not None)
     assert "2 received" in finish(process)
 
 
@@ -217,7 +217,7 @@ def test_sticky_request(tool, join, identities):
                                    env=tool.environment, stdout=subprocess.PIPE, text=True)
         number, request = eventually(lambda: next(
             ((number, instance.inbox.pop()) for number, instance in enumerate(instances)
-             if instance.poll(0.01)), None), 10)
+             if instance.poll(0.01)), None))
         assert request.payload == b"which?"
         instances[number].send(request.address, str(number).encode(), RESPONSE, tag=request.tag,
                                flags=FLAG_VIA, via=request.via)

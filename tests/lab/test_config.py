@@ -13,13 +13,13 @@ import tempfile
 import pytest
 
 from netns import RELAY_V4
-from relay import ENVIRONMENT, PORT, VIADUCTD, eventually
+from relay import ENVIRONMENT, PATIENCE, PORT, VIADUCTD, eventually
 
 
 def viaductd(relay, *arguments, wrapper=()):
     """Runs viaductd in the foreground, expecting it to end soon."""
     return subprocess.run(relay.lab.relay_command(*wrapper, VIADUCTD, *arguments),
-                          capture_output=True, text=True, timeout=20, env=ENVIRONMENT)
+                          capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT)
 
 
 def complaint(done):

@@ -4,24 +4,21 @@ import json
 import os
 import signal
 import subprocess
-import time
+from datetime import datetime, timedelta
 
 import pytest
 
 from netns import RELAY_V4
 from peer import Refused
-from relay import CONTROL_V4, PORT, VIADUCT, eventually
+from relay import CONTROL_V4, PATIENCE, PORT, VIADUCT, eventually
 
-DRAIN = 20  # seconds that the relay would give its peers
+DRAIN = 600  # seconds that the relay would give its peers: nobody here waits for as long
 
 
 def ended(relay):
-    """How long it took, which is far less than DRAIN unless it waited for that."""
     process, relay.process = relay.process, None
-    start = time.monotonic()
-    assert process.wait(DRAIN + 5) == 0, relay.log()
+    assert process.wait(PATIENCE) == 0, relay.log()
     relay.check_log()
-    return time.monotonic() - start
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def relay(make_relay):
 
 def test_nobody_is_there(relay):
     relay.process.send_signal(signal.SIGTERM)
-    assert ended(relay) < DRAIN / 2
+    ended(relay)
 
 
 def test_peers_go(relay, make_peer):
@@ -50,7 +47,7 @@ def test_peers_go(relay, make_peer):
     alice.rekey()
     for peer in peers:
         assert peer.leave() == {"ok": True}
-    assert ended(relay) < DRAIN / 2
+    ended(relay)
 
 
 def test_said_again(relay, make_peer):
@@ -60,7 +57,7 @@ def test_said_again(relay, make_peer):
     first, second = (alice.wait_event("closing")["within"] for _ in range(2))
     assert second < first
     alice.leave()
-    assert ended(relay) < DRAIN / 2
+    ended(relay)
 
 
 def test_time_is_up(relay, make_peer):
@@ -68,7 +65,10 @@ def test_time_is_up(relay, make_peer):
     done = relay.viaduct("drain", "--seconds", "1")
     assert done.stdout == "1 peers are told to go; the relay ends in 1 s at the latest\n"
     alice.wait_event("closing")
-    assert 0.5 < ended(relay) < DRAIN / 2
+    ended(relay)
+    begin, = (line["ts"] for line in relay.said("draining"))
+    end, = (line["ts"] for line in relay.said("stopped"))
+    assert datetime.fromisoformat(end[:19]) - datetime.fromisoformat(begin[:19]) >= timedelta(seconds=1)
 
 
 def test_twice_is_at_once(relay, make_peer):
@@ -76,7 +76,7 @@ def test_twice_is_at_once(relay, make_peer):
     relay.process.send_signal(signal.SIGTERM)
     alice.wait_event("closing")
     relay.process.send_signal(signal.SIGTERM)
-    assert ended(relay) < DRAIN / 2
+    ended(relay)
 
 
 def test_who_joins_last_is_told(relay, make_peer):
@@ -87,7 +87,7 @@ def test_who_joins_last_is_told(relay, make_peer):
     late.wait_event("closing")
     late.leave()
     alice.leave()
-    assert ended(relay) < DRAIN / 2
+    ended(relay)
 
 
 def test_bad_seconds(relay):
@@ -117,7 +117,7 @@ def listen(federation):
 
 def test_libviaduct_takes_its_time(make_relay, listen):
     """Not all go in the same moment, and until they do, they are there."""
-    relay = make_relay(drain={"seconds": 4}).start()
+    relay = make_relay(drain={"seconds": 10}).start()
     peers = {listen(f"peer-{number}").text for number in range(8)}
     eventually(lambda: peers == {peer["id"] for peer in relay.peers().values()
                                  if peer["state"] == "joined"})
@@ -127,7 +127,7 @@ def test_libviaduct_takes_its_time(make_relay, listen):
     events.close()
     assert {event["id"] for event in left} == peers
     assert {event["event"] for event in left} == {"left"}
-    # of eight moments within 2 s, all are in the same tenth of a second once in 10^8 times
+    # of eight moments within 5 s, all are in the same tenth of a second once in 10^11 times
     assert left[-1]["time"] - left[0]["time"] > 0.1
     ended(relay)
 
@@ -138,12 +138,12 @@ def test_another_relay(make_relay, listen):
     relay = make_relay(drain={"seconds": 2}, control={"relays": [nowhere, there]}).start()
     other = make_relay("other", control={"listen": [there]},
                        data={"port": PORT + 1, "driver": "af_packet"},
-                       session={"keepalive": 1, "expiry": 2}).start()
+                       session={"keepalive": 1, "expiry": 4}).start()
     peer = listen("peer").text
     eventually(lambda: peer in relay.peers())
     relay.process.send_signal(signal.SIGTERM)
     ended(relay)
-    eventually(lambda: peer in other.peers(), 10)
+    eventually(lambda: peer in other.peers())
     relay.start()
     other.kill()
     eventually(lambda: peer in relay.peers(), 60)

@@ -37,14 +37,14 @@ def test_life_of_a_peer(relay, join, watch, neighbours):
     relay.admin({"cmd": "revoke", "peer": alice.identity.text, "undo": True})
 
 
-@pytest.mark.relay(session={"keepalive": 1, "expiry": 2})
+@pytest.mark.relay(session={"keepalive": 1, "expiry": 4})
 def test_silence(join, watch, neighbours):
     alice = join("alice")
     assert watch(alice)["event"] == "joined"
     assert watch(alice)["event"] == "expired"
 
 
-@pytest.mark.relay(session={"keepalive": 1, "expiry": 3})
+@pytest.mark.relay(session={"keepalive": 1, "expiry": 4})
 def test_killed(relay, join, federation, identities, watch, neighbours):
     """A process that ends without a word is forgotten, and its route with it."""
     victim = identities("victim")
@@ -70,7 +70,7 @@ def test_command(relay, make_peer, neighbours):
         def come_and_go():
             alice.connect().leave()
             return process.poll() is not None
-        eventually(come_and_go, 10)
+        eventually(come_and_go)
         lines = process.stdout.read().splitlines()
     assert [line.split()[:2] for line in lines] in (
         [["joined", alice.identity.name], ["left", alice.identity.name]],
@@ -80,7 +80,7 @@ def test_command(relay, make_peer, neighbours):
 
 def test_who_reads_too_slowly(relay, make_peer, neighbours):
     """Is told how much it has missed, when it has read what was kept for it; others get all."""
-    slow, good = relay.events(10), relay.events(10)
+    slow, good = relay.events(), relay.events()
     over = threading.Event()
 
     def come_and_go(peer):

@@ -6,7 +6,8 @@ A worker that was stopped meanwhile finds all of it in its ring, whatever the ma
 
 import pytest
 
-from peer import BULK, CRITICAL, NORMAL, RESPONSE, SEND, Message, bundle_pack
+from peer import (BULK, CONTROL_CLASS, CRITICAL, NORMAL, PING, PONG, RESPONSE, SEND, Message,
+                  bundle_pack)
 from relay import eventually
 
 SLOW = {"messages_per_second": 1, "burst": 30000}  # thirty, and then one a second
@@ -30,14 +31,22 @@ def say(sender, receiver, count, **fields):
 
 
 def listen(*peers):
-    """Takes in what has come, for as long as there is something."""
+    """Takes in what has come of all that was sent before."""
     heard = {peer: [] for peer in peers}
+    # the relay has seen to it when it answers the second ping: the first overtakes some
+    for turn in range(2):
+        for peer in peers:
+            tag = peer.send(peer.relay, kind=PING, klass=CONTROL_CLASS)
+            peer.wait(lambda message: message.kind == PONG and message.tag == tag)
+    for peer in peers:
+        heard[peer].extend(peer.inbox)
+        peer.inbox.clear()
 
     def quiet():
         new = [heard[peer].extend(messages) or messages for peer in peers
                if (messages := peer.poll(0.1))]
         return not new
-    eventually(quiet, 10, "they don't stop")
+    eventually(quiet, message="they don't stop")
     return heard
 
 

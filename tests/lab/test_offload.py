@@ -51,7 +51,7 @@ def test_many_at_a_time(relay, join, neighbours, federation):
     welcome = [result for result in results if result is True]
     # takeovers of one identity are limited
     assert len(welcome) >= 4 and all(isinstance(result, bool) for result in results), results
-    eventually(lambda: relay.admin("status")["handshakes"]["open"] == 0, 5)
+    eventually(lambda: relay.admin("status")["handshakes"]["open"] == 0)
 
 
 @pytest.mark.relay(crypto={"engine": ENGINE, "async": "no"})

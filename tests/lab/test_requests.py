@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from relay import BUILD, CONTROL_V4
+from relay import BUILD, CONTROL_V4, PATIENCE
 
 REQUESTS = os.path.join(BUILD, "tests", "lab", "requests")
 PEERS, EACH = 100, 100
@@ -17,6 +17,6 @@ def test_hundred_each_of_hundred_peers(relay, federation, neighbours):
     peers = [federation.peer(f"asks{number}") for number in range(PEERS)]
     files = "".join(f"{peer.certificate} {peer.key}\n" for peer in peers)
     done = subprocess.run((REQUESTS, "{}:{}".format(*CONTROL_V4), federation.trust, str(EACH)),
-                          input=files, capture_output=True, text=True, timeout=60)
+                          input=files, capture_output=True, text=True, timeout=2 * PATIENCE)
     assert done.stderr == ""
     assert done.stdout == f"{EACH} {PEERS * EACH} {PEERS * EACH}\n"

@@ -155,7 +155,7 @@ def test_victims_address_claimed(join, neighbours):
                sum(message.payload == b"for alice" for message in alice.inbox) == sent)
     assert {message.local for message in alice.inbox} == {old}
     challenges = [event for event in alice.events if event["event"] == "challenge"]
-    assert 1 <= len(challenges) <= 4
+    assert 1 <= len(challenges) <= 2 + (time.monotonic() - start)
     assert alice.bad == []
     assert victim != old
 
@@ -166,5 +166,5 @@ def test_return_of_the_traveller(join, neighbours):
     for source in ROAMING_V4[0], PEER_V4:
         alice.move(source)
         # a second between challenges
-        eventually(lambda: alice.ping_relay() or alice.poll(0.1) or alice.path == local(alice), 5)
+        eventually(lambda: alice.ping_relay() or alice.poll(0.1) or alice.path == local(alice))
         assert_reached_at(alice, local(alice), bob)

@@ -1,7 +1,6 @@
 """Scores: who misbehaves is slowed down, cut, and may come back; complaints; an operator's word."""
 
 import os
-import time
 
 import pytest
 
@@ -9,7 +8,7 @@ from peer import CONTROL, CONTROL_CLASS, Refused
 from relay import eventually
 
 # a cut is short, so that it can be waited for
-SHORT = {"scores": "scores", "cut_seconds": 3, "cut_seconds_max": 12}
+SHORT = {"scores": "scores", "cut_seconds": 8, "cut_seconds_max": 32}
 
 
 def trust(relay, peer, do=None):
@@ -21,28 +20,29 @@ def causes(relay, peer):
     return {cause["cause"]: cause for cause in trust(relay, peer)["causes"]}
 
 
-def misbehave(peer, seconds):
-    """Malformed records, and requests that are none, until the relay says something about it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not peer.events:
+def misbehave(peer, until):
+    """Malformed records, and requests that are none: at most 20 points a second."""
+    def again():
         for number in range(5):
             peer.transmit(peer.seal_raw(peer.header(), b"x" * 30))
             peer.send(peer.relay, b"nonsense", CONTROL, klass=CONTROL_CLASS)
         peer.poll(0.2)
+        return until()
+    peer.events.clear()
+    eventually(again, 120)
 
 
 @pytest.mark.relay(trust=SHORT)
 def test_cut(relay, join, neighbours):
     alice, bob = join("alice"), join("bob")
-    alice.events.clear()
-    misbehave(alice, 60)
-    assert alice.wait_event("cut")["retry_after"] == 3
+    misbehave(alice, lambda: alice.events)
+    assert alice.wait_event("cut")["retry_after"] == 8
     assert alice.identity.text not in relay.peers()
     assert bob.wait_tag(bob.send(alice.identity.id)).reason == "no_route"
     with pytest.raises(Refused) as refused:
         alice.connect()
     assert refused.value.answer["error"] == "cut"
-    assert 1 <= refused.value.answer["retry_after"] <= 3
+    assert 1 <= refused.value.answer["retry_after"] <= 8
     # why
     known = trust(relay, alice)
     assert known["score"] < 0.3 and known["cuts"] == 1
@@ -54,7 +54,7 @@ def test_cut(relay, join, neighbours):
     assert trust(relay, bob)["score"] == 1
 
     # time helps; but it is remembered
-    eventually(lambda: trust(relay, alice)["cut_s"] == 0, 10)
+    eventually(lambda: trust(relay, alice)["cut_s"] == 0)
     alice.connect()
     assert trust(relay, alice)["level"] == relay.peers()[alice.identity.text]["level"] == 3
     assert alice.wait_tag(bob.send(alice.identity.id))
@@ -66,9 +66,7 @@ def test_cut(relay, join, neighbours):
 @pytest.mark.relay(trust=SHORT)
 def test_restart(relay, join):
     alice = join("alice")
-    alice.events.clear()
-    misbehave(alice, 2)
-    eventually(lambda: trust(relay, alice)["score"] < 1)
+    misbehave(alice, lambda: trust(relay, alice)["score"] < 0.9)
     alice.leave()
     before = trust(relay, alice)
     relay.stop()
@@ -84,10 +82,7 @@ def test_watched(relay, join, watch, neighbours):
     """Each step is an event."""
     alice = join("alice")
     assert watch(alice)["event"] == "joined"
-    begin = time.monotonic()
-    while trust(relay, alice)["level"] == 0 and time.monotonic() < begin + 20:
-        misbehave(alice, 0.5)
-        alice.events.clear()
+    misbehave(alice, lambda: trust(relay, alice)["level"])
     assert trust(relay, alice)["level"] == 1
     assert trust(relay, alice, "pardon")["ok"]
     assert [watch(alice)["event"] for _ in range(3)] == ["throttled", "pardoned", "recovered"]
@@ -104,7 +99,7 @@ def test_over_its_rate(relay, join, neighbours):
         alice.poll()
         bob.poll()
         return "limit" in causes(relay, alice)
-    eventually(flood, 10)
+    eventually(flood)
     assert trust(relay, alice)["score"] < 1 and trust(relay, bob)["score"] == 1
 
 
@@ -112,9 +107,8 @@ def test_over_its_rate(relay, join, neighbours):
 def test_pin(relay, join, make_peer, neighbours):
     alice = join("alice")
     assert relay.viaduct("trust", alice.identity.name, "pin").returncode == 0
-    alice.events.clear()
-    misbehave(alice, 5)
-    assert trust(relay, alice)["score"] < 0.75 and trust(relay, alice)["level"] == 0
+    misbehave(alice, lambda: trust(relay, alice)["score"] < 0.6)
+    assert trust(relay, alice)["level"] == 0
     assert "pinned" in relay.viaduct("trust").stdout
     assert relay.viaduct("trust", alice.identity.text, "unpin").returncode == 0
     eventually(lambda: trust(relay, alice)["level"] >= 1)
@@ -201,7 +195,7 @@ def test_file_cannot_be_written(relay, join, neighbours):
     try:
         begin = relay.log_size()
         trust(relay, alice, "pin")
-        line = eventually(lambda: relay.said("scores not kept", begin), 15)[0]
+        line = eventually(lambda: relay.said("scores not kept", begin))[0]
         assert line["level"] == "warning"
         assert trust(relay, alice)["pinned"]
     finally:

@@ -67,7 +67,7 @@ def test_many_at_a_time(relay, federation, neighbours):
         relay.reload()
         time.sleep(0.02)
     assert results == [True] * 80
-    eventually(lambda: relay.admin("status")["handshakes"]["open"] == 0, 5)
+    eventually(lambda: relay.admin("status")["handshakes"]["open"] == 0)
 
 
 @pytest.mark.relay(limits={"tls_timeout": 1})

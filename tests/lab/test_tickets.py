@@ -7,12 +7,30 @@ import pytest
 
 from peer import HELLO, Connection
 from relay import CONTROL_V4, eventually
+from test_clock import CLOCK
+
+ROTATION = 600  # seconds, of the relay's clock
 
 
 @pytest.fixture
-def start(make_relay):
+def start(make_relay, tmp_path):
     """Starts a viaductd whose ticket keys are in this file."""
-    return lambda file, **tls: make_relay(tls={"tickets": str(file), **tls}).start()
+    return lambda file: make_relay(
+        tls={"tickets": str(file), "ticket_rotation": ROTATION},
+        environment={"LD_PRELOAD": CLOCK, "CLOCK_FILE": str(tmp_path / "clock")}).start()
+
+
+@pytest.fixture
+def rotate(tmp_path):
+    """Has the relay rotate its keys: by its clock it is time for that."""
+    passed = 0
+
+    def rotate():
+        nonlocal passed
+        passed += ROTATION
+        (tmp_path / "clock.new").write_text(str(passed))
+        os.rename(tmp_path / "clock.new", tmp_path / "clock")
+    return rotate
 
 
 @pytest.fixture
@@ -40,46 +58,53 @@ def test_resumed_after_a_restart(start, shake, tmp_path):
     assert relay.admin("status")["handshakes"]["resumed"] == 2
 
 
-def test_rotated(start, shake, tmp_path):
+def test_rotated(start, shake, rotate, tmp_path):
     """A ticket can be used while its key is the newest, or the one before."""
-    start(tmp_path / "keys", ticket_rotation=3)
+    start(tmp_path / "keys")
     tickets = [shake()[1] for number in range(2)]
-    keys = (tmp_path / "keys").read_bytes()
 
-    def changed():
-        nonlocal keys
-        before, keys = keys, (tmp_path / "keys").read_bytes()
-        return keys != before
-    eventually(changed, 5)
+    def rotated():
+        keys = (tmp_path / "keys").read_bytes()
+        rotate()
+        eventually(lambda: (tmp_path / "keys").read_bytes() != keys)
+    rotated()
     assert shake(tickets[0])[0]
-    eventually(changed, 5)
+    rotated()
     assert not shake(tickets[1])[0]
 
 
-def test_full_disk(small_disk, start, shake):
+def test_full_disk(small_disk, start, shake, rotate):
     """One warning; peers resume as long as this process lives; kept as soon as there is room."""
     disk = small_disk(4096)
     (disk / "filler").write_bytes(bytes(4096))
-    relay = start(disk / "keys", ticket_rotation=2)
+    relay = start(disk / "keys")
     ticket = shake()[1]
     assert shake(ticket)[0]
-    time.sleep(2.5)  # it rotates, and fails again
+
+    def forgotten():
+        """Whether it has rotated twice by now, and so failed again."""
+        rotate()
+        time.sleep(1.2)  # it looks at its clock once a second
+        return not shake(ticket)[0]
+    eventually(forgotten)
     assert len(relay.said("ticket keys not kept")) == 1
     assert os.listdir(disk) == ["filler"]
     (disk / "filler").unlink()
-    eventually(lambda: relay.said("ticket keys kept"), 5)
+    rotate()
+    eventually(lambda: relay.said("ticket keys kept"))
     assert sorted(os.listdir(disk)) == ["keys"]
 
 
-def test_disk_that_fills_up(small_disk, start, shake):
+def test_disk_that_fills_up(small_disk, start, shake, rotate):
     """The file keeps the old keys, by which peers resume after a restart as well."""
     disk = small_disk(8192)
-    relay = start(disk / "keys", ticket_rotation=3)
+    relay = start(disk / "keys")
     ticket = shake()[1]
     keys = (disk / "keys").read_bytes()
     with pytest.raises(OSError, match="No space left"):
         (disk / "filler").write_bytes(bytes(8192))
-    eventually(lambda: relay.said("ticket keys not kept"), 5)
+    rotate()
+    eventually(lambda: relay.said("ticket keys not kept"))
     assert relay.said("ticket keys not kept")[0]["reason"] == "No space left on device"
     assert (disk / "keys").read_bytes() == keys
     relay.kill()

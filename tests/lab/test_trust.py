@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from OpenSSL import SSL
 
 from peer import PING, Peer
-from relay import BUILD, CONTROL_V4, VIADUCT, VIADUCTD, eventually
+from relay import BUILD, CONTROL_V4, PATIENCE, VIADUCT, VIADUCTD, eventually
 
 DISK = os.path.join(BUILD, "tests", "disk", "disk.so")
 REVOKED = "revoked"
@@ -265,7 +265,7 @@ def test_slow_disk(make_relay, federation, tmp_path):
     assert not kept.exists()
     held.unlink()
     for command in commands:
-        assert command.communicate(timeout=10)[1] == "" and command.returncode == 0
+        assert command.communicate(timeout=PATIENCE)[1] == "" and command.returncode == 0
     assert all(peer.identity.text in kept.read_text() for peer in (alice, bob))
     # it is kept as well if who said so doesn't wait, and the relay ends
     held.touch()
@@ -320,7 +320,7 @@ def test_pins(make_relay, federation, tmp_path):
 def test_bad_files(make_relay, federation, tmp_path):
     def wrong(error, **trust):
         done = subprocess.run([VIADUCTD, "--check", "-c", make_relay(trust=trust).file],
-                              capture_output=True, text=True, timeout=10)
+                              capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 1 and error in done.stderr
     other = federation.__class__(tmp_path / "other")
     wrong("is not signed by the CA", crl=crl(federation, tmp_path, key=other.key))

@@ -50,7 +50,7 @@ def test_life_of_a_peer(relay, join, make_peer, neighbours):
     assert silent(alice)
 
 
-@pytest.mark.relay(session={"keepalive": 1, "expiry": 2})
+@pytest.mark.relay(session={"keepalive": 1, "expiry": 4})
 def test_silence(join, neighbours):
     alice, bob = join("alice"), join("bob")
     alice.control({"op": "watch", "id": bob.identity.text})
@@ -120,7 +120,7 @@ def test_command(relay, federation, identities, make_peer, neighbours):
         def come_and_go():
             bob.connect().leave()
             return process.poll() is not None
-        eventually(come_and_go, 10)
+        eventually(come_and_go)
         heard = [json.loads(line) for line in process.stdout.read().splitlines()]
     assert {event["change"] for event in heard} == {"joined", "left"}
     assert {(event["id"], event["name"], event["missed"]) for event in heard} == {
