@@ -143,6 +143,13 @@ static bool event(void *arg, const struct forward_event *out)
 	return rte_ring_sp_enqueue_elem(worker->events, (void *)out, sizeof(*out)) == 0;
 }
 
+static unsigned int events_waiting(void *arg)
+{
+	const struct worker *worker = arg;
+
+	return rte_ring_count(worker->events);
+}
+
 static uint64_t now_us(void *arg)
 {
 	return worker_now_us();
@@ -154,6 +161,7 @@ static const struct forward_ops ops = {
 	.transmit = transmit,
 	.handover = handover,
 	.event = event,
+	.events_waiting = events_waiting,
 	.now_us = now_us,
 };
 
@@ -513,7 +521,7 @@ int worker_init(struct worker *workers, unsigned int number, const struct datapl
 	if (worker->wake < 0)
 		return -errno;
 	r = ring_new(&worker->events, "events", number, 0, sizeof(struct forward_event),
-		     WORKER_EVENTS);
+		     FORWARD_EVENTS);
 	if (r == 0)
 		r = ring_new(&worker->commands, "commands", number, 0,
 			     sizeof(struct forward_command), WORKER_COMMANDS);

@@ -16,7 +16,6 @@
 enum {
 	WORKER_HANDOVERS = 2048, // records from one worker to another that may wait, as a port's
 				 // ring holds; less one
-	WORKER_EVENTS = 512,
 	WORKER_COMMANDS = 256,
 	WORKER_COMMAND_BURST = 8,
 };

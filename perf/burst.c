@@ -87,7 +87,7 @@ static bool event(void *worker, const struct forward_event *what)
 	return false;
 }
 
-static const struct forward_ops ops = {spares, release, transmit, handover, event, NULL};
+static const struct forward_ops ops = {spares, release, transmit, handover, event, NULL, NULL};
 
 static struct session *make_session(uint32_t slot)
 {

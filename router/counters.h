@@ -62,7 +62,7 @@
 	X(NO_INSTANCE, "no_instance", WIRE_REASON_NO_INSTANCE, "the service has no instance")      \
 	X(BUSY, "busy", WIRE_REASON_BUSY, "too many requests to services are under way")           \
 	X(UNASKED, "unasked", 0, "a response through a service that nobody waits for")             \
-	X(CONTROL_FULL, "control_full", 0, "the control thread was too far behind")                \
+	X(CONTROL_FULL, "control_full", 0, "too much waited for the control thread")               \
 	X(SESSION_GONE, "session_gone", 0, "the relay's own, for a session that has ended")
 
 enum drop_record {

@@ -26,7 +26,7 @@ static void suspect(struct forward *forward, const struct forward_input *input)
 	event->frame_length = 0;
 	event->payload_length = 0;
 	event->source = input->source;
-	forward->ops->event(forward->worker, event);
+	forward_put_event(forward);
 }
 
 void drop_record(struct forward *forward, struct forward_input *input, enum drop_record reason)

@@ -29,6 +29,14 @@ void forward_refuse(struct forward *forward, struct forward_input *input, enum d
 	receive_refuse(forward, input, reason);
 }
 
+bool forward_put_event(struct forward *forward)
+{
+	bool put = forward->ops->event(forward->worker, &forward->event);
+
+	forward->events += put;
+	return put;
+}
+
 bool forward_send_event(struct forward *forward, enum forward_event_type type,
 			const struct session *session, const struct forward_input *input)
 {
@@ -44,7 +52,7 @@ bool forward_send_event(struct forward *forward, enum forward_event_type type,
 		event->source = input->source;
 		memcpy(event->frame, input->record - input->frame_length, input->frame_length);
 	}
-	return forward->ops->event(forward->worker, event);
+	return forward_put_event(forward);
 }
 
 static enum drop_message command(struct forward *forward, const struct forward_command *command)

@@ -29,6 +29,7 @@ enum {
 	FORWARD_MESSAGES = 512, // walked at once; at least what the largest record holds
 	FORWARD_NO_RECORD = 0xff,
 	FORWARD_PAYLOAD_MAX = 1024, // of a control message, either way
+	FORWARD_EVENTS = 512,       // from a worker that may wait for the control thread; less one
 	FORWARD_ERRORS_PER_S = 100, // error messages a lane and second, and
 	FORWARD_ERRORS_BURST = 200, // how many at once
 	FORWARD_STRANGERS = 1, // records a burst that aren't from their session's address, under
@@ -122,6 +123,9 @@ struct forward_ops {
 	/* Copies an event for the control thread. False: no room. */
 	bool (*event)(void *worker, const struct forward_event *event);
 
+	/* How many of them wait: the last ones, as they are taken in order. */
+	unsigned int (*events_waiting)(void *worker);
+
 	/* Microseconds, on the clock of `now_ms`, now: for what is measured. */
 	uint64_t (*now_us)(void *worker);
 };
@@ -208,6 +212,8 @@ struct forward {
 
 	uint64_t random; // state; any value to begin with
 
+	uint16_t events; // put, ever; wraps around
+
 	/* scratch of one burst */
 	uint64_t now_ms;
 	struct rates *rates;    // NULL: none to be looked at
@@ -270,7 +276,10 @@ static inline void forward_begin(struct forward *forward)
 	forward->messages_end = forward->walked = forward->sent = forward->messages;
 }
 
-/* Tells the control thread; true if there was room. */
+/* Tells the control thread what stands in forward->event; true if there was room. */
+bool forward_put_event(struct forward *forward);
+
+/* The same, of something that a session's peer has caused. */
 bool forward_send_event(struct forward *forward, enum forward_event_type type,
 			const struct session *session, const struct forward_input *input);
 

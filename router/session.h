@@ -80,6 +80,8 @@ struct session_tx {
 	uint32_t epoch;                // one above its number; 0: none yet
 	uint32_t newest[WIRE_CLASSES]; // record of each class being packed, see pack.h
 	uint32_t marks[SESSION_MARK_COUNT]; // worker counts, control reads (relaxed)
+	uint16_t events;   // that the peer has caused, and that may wait for the control thread;
+	uint16_t event_at; // the number of the last one, see walk.c
 } __attribute__((aligned(64)));
 
 /*

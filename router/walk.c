@@ -73,6 +73,29 @@ static void measure(struct forward *forward, const struct session *session, cons
 	__atomic_store_n(average, us ? (uint32_t)us : 1, __ATOMIC_RELAXED);
 }
 
+/*
+ * Hands a control message to the control thread. False: there is no room for it, or there is, but
+ * not for this peer: it may have no more waiting than there is room for more, so that who asks
+ * without end leaves half of it to others, and two of them a third. (Dynamic thresholds: Choudhury
+ * and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998.)
+ */
+static bool request(struct forward *forward, const struct forward_message *message)
+{
+	const struct session *from = message->in->session;
+	struct session_tx *lane = session_tx_lane(from, forward->number);
+	unsigned int waiting = forward->ops->events_waiting(forward->worker);
+
+	// the last one has been taken, and so have those before
+	if ((uint16_t)(forward->events - lane->event_at) >= waiting)
+		lane->events = 0;
+	if (lane->events + waiting >= FORWARD_EVENTS ||
+	    !forward_send_event(forward, FORWARD_EVENT_CONTROL, from, message->in->input))
+		return false;
+	lane->events++;
+	lane->event_at = forward->events;
+	return true;
+}
+
 /* The relay is the destination. */
 static void consume(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
@@ -110,7 +133,7 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		event->tag = message->tag;
 		event->payload_length = length;
 		memcpy(event->payload, payload, length);
-		if (forward_send_event(forward, FORWARD_EVENT_CONTROL, from, message->in->input))
+		if (request(forward, message))
 			counters_consumed(&forward->counters, class);
 		else
 			drop_message(forward, message, DROP_MESSAGE_CONTROL_FULL, now_ms);

@@ -305,6 +305,20 @@ def test_ledgers_are_exact(relay, crowd, storm):
         assert count <= {**vandal.messages, "key_exhausted": exhausted}[reason]
 
 
+def test_requests_beside_a_flood_of_them(relay, join, neighbours):
+    """Who asks without end leaves the control thread's ring to others."""
+    alice, bob = join("alice"), join("bob")
+    for turn in range(10):
+        tags = []
+        with relay.suspended():
+            for record in range(50):
+                alice.send_messages([Message(CONTROL, alice.relay, b'{"op":"relays"}', alice.tag())
+                                     for _ in range(20)], klass=CONTROL_CLASS)
+            for request in range(10):
+                tags.append(bob.send(bob.relay, b'{"op":"relays"}', CONTROL, klass=CONTROL_CLASS))
+        eventually(lambda: bob.poll(0.01) or all(tag in bob.replies for tag in tags))
+
+
 @pytest.mark.relay(queues=2, data={"workers": 2})
 def test_flood_of_control_messages(relay, join, neighbours):
     """What isn't taken is counted; the neighbours notice nothing of it."""

@@ -165,6 +165,13 @@ static bool tell(void *arg, const struct forward_event *event)
 	return true;
 }
 
+static unsigned int events_waiting(void *arg)
+{
+	const struct fixture_worker *worker = arg;
+
+	return worker->ring < FORWARD_EVENTS ? FORWARD_EVENTS - worker->ring : 0;
+}
+
 static uint64_t now_us(void *arg)
 {
 	const struct fixture_worker *worker = arg;
@@ -178,6 +185,7 @@ static const struct forward_ops ops = {
 	.transmit = transmit,
 	.handover = hand_over,
 	.event = tell,
+	.events_waiting = events_waiting,
 	.now_us = now_us,
 };
 

@@ -1180,7 +1180,7 @@ static void test_control(void **state)
 
 	said[0].kind = said[1].kind = WIRE_KIND_CONTROL;
 	a->endpoint.port[1] = 99;
-	f->workers[0].ring = 2;
+	f->workers[0].ring = 3; // and a peer leaves as much as it has taken
 	// on another lane: so that the address proposes nothing
 	peer_says(f, a, 1, WIRE_CONTROL, said, 3);
 	peer_says(f, a, 1, WIRE_NORMAL, &said[2], 1);
@@ -1202,10 +1202,48 @@ static void test_control(void **state)
 	}
 	assert_int_equal(counters(f, 0)->messages_consumed, 2);
 	assert_int_equal(counters(f, 0)->messages_dropped[DROP_MESSAGE_UNSUPPORTED], 1);
-	// the third found the ring full, of which nobody is told
+	// the third found no room, of which nobody is told
 	assert_int_equal(counters(f, 0)->messages_dropped[DROP_MESSAGE_CONTROL_FULL], 1);
 	assert_int_equal(counters(f, 0)->messages_made, 1);
 	assert_int_equal(f->heard_count, 2);
+}
+
+/* Control messages, a record each; returns how many of them control gets. */
+static unsigned int ask(struct fixture *f, struct peer *from, unsigned int lane, unsigned int count)
+{
+	struct said said = say(&f->relay, 1, 8);
+	unsigned int before = f->event_count;
+
+	said.kind = WIRE_KIND_CONTROL;
+	while (count--) {
+		peer_says(f, from, lane, WIRE_CONTROL, &said, 1);
+		fixture_burst(f, 0);
+	}
+	return f->event_count - before;
+}
+
+static void test_control_is_shared(void **state)
+{
+	struct fixture *f = *state;
+	struct peer *a = peer_new(f, 1), *b = peer_new(f, 2), *c = peer_new(f, 3);
+	unsigned int half = FORWARD_EVENTS / 2, room;
+
+	// as if it were about to take nothing for a while
+	f->workers[0].ring = FORWARD_EVENTS;
+	assert_int_equal(ask(f, a, 0, 2 * FORWARD_EVENTS), half);
+	assert_int_equal(counters(f, 0)->messages_dropped[DROP_MESSAGE_CONTROL_FULL],
+			 2 * FORWARD_EVENTS - half);
+	// on another lane, it is the same peer
+	assert_int_equal(ask(f, a, 1, 10), 0);
+	// others don't notice, but for a second one that asks without end
+	assert_int_equal(ask(f, b, 0, 20), 20);
+	assert_int_equal(ask(f, c, 0, FORWARD_EVENTS), (half - 20) / 2);
+	assert_int_equal(ask(f, b, 0, 20), 20);
+	// some are taken, but not the last one of `a`'s; then all of its are
+	room = f->workers[0].ring += half - 1;
+	assert_int_equal(ask(f, a, 0, FORWARD_EVENTS), (room - half + 1) / 2);
+	f->workers[0].ring = FORWARD_EVENTS;
+	assert_int_equal(ask(f, a, 0, 2 * FORWARD_EVENTS), half);
 }
 
 static void test_path(void **state)
@@ -1599,6 +1637,7 @@ int main(void)
 		TEST(ping_from_nowhere),
 		TEST(pong_finds_no_key),
 		TEST(control),
+		TEST(control_is_shared),
 		TEST(path),
 		TEST(seen),
 		TEST(rekey),
