@@ -9,16 +9,23 @@
 #include "services.h"
 
 enum {
-	TICK_MS = 10, // workers that stay awake don't wake us
+	TICK_MS = 10,  // workers that stay awake don't wake us
+	REFILL_MS = 1, // while something waits for a worker: about what it takes for a ringful
 	SWEEP_MS = 1000,
 	BATCH = 32,
 	BATCHES = 64,        // a tick; then others get their turn
-	WAITING_MAX = 16384, // messages; peers ask again for what is dropped
+	WAITING_MAX = 16384, // messages for a worker; peers ask again for what is dropped
 };
 
 struct waiting {
 	struct cds_list_head node;
 	struct forward_command command;
+};
+
+/* What a worker's ring has no room for yet. */
+struct queue {
+	struct cds_list_head waiting;
+	unsigned int count;
 };
 
 struct dispatch {
@@ -28,10 +35,11 @@ struct dispatch {
 	struct blocklist *blocklist;
 	uv_timer_t tick;
 	uv_timer_t sweep;
+	uv_timer_t refill;
 	uv_poll_t wake;
 	int handles; // not yet closed
-	struct cds_list_head waiting;
-	unsigned int waiting_count;
+	struct queue queues[DATAPLANE_WORKERS_MAX];
+	unsigned int waiting; // in all of them
 	struct forward_event events[BATCH];
 };
 
@@ -40,36 +48,51 @@ static size_t command_size(const struct forward_command *command)
 	return offsetof(struct forward_command, payload) + command->payload_length;
 }
 
-void dispatch_send(void *arg, const struct forward_command *command)
-{
-	struct dispatch *dispatch = arg;
-	struct waiting *waiting;
-
-	// in order
-	if (!dispatch->waiting_count && !dataplane_send(dispatch->dataplane, command))
-		return;
-	waiting = dispatch->waiting_count < WAITING_MAX ? malloc(sizeof(*waiting)) : NULL;
-	if (!waiting) {
-		log_debug("message dropped", "index=%u reason=%s", command->index,
-			  "the workers are too far behind");
-		return;
-	}
-	memcpy(&waiting->command, command, command_size(command));
-	cds_list_add_tail(&waiting->node, &dispatch->waiting);
-	dispatch->waiting_count++;
-}
-
-static void send_waiting(struct dispatch *dispatch)
+static void send_waiting(struct dispatch *dispatch, struct queue *queue)
 {
 	struct waiting *waiting, *next;
 
-	cds_list_for_each_entry_safe (waiting, next, &dispatch->waiting, node) {
+	cds_list_for_each_entry_safe (waiting, next, &queue->waiting, node) {
 		if (dataplane_send(dispatch->dataplane, &waiting->command) == -EAGAIN)
 			break;
 		cds_list_del(&waiting->node);
-		dispatch->waiting_count--;
+		queue->count--;
+		dispatch->waiting--;
 		free(waiting);
 	}
+}
+
+static void on_refill(uv_timer_t *timer)
+{
+	struct dispatch *dispatch = timer->data;
+
+	for (int i = 0; i < DATAPLANE_WORKERS_MAX; i++)
+		send_waiting(dispatch, &dispatch->queues[i]);
+	if (!dispatch->waiting)
+		uv_timer_stop(timer);
+}
+
+void dispatch_send(void *arg, const struct forward_command *command)
+{
+	struct dispatch *dispatch = arg;
+	struct queue *queue =
+		&dispatch->queues[dataplane_worker_of(dispatch->dataplane, command->index)];
+	struct waiting *waiting;
+
+	// in order
+	if (!queue->count && !dataplane_send(dispatch->dataplane, command))
+		return;
+	waiting = queue->count < WAITING_MAX ? malloc(sizeof(*waiting)) : NULL;
+	if (!waiting) {
+		log_debug("message dropped", "index=%u reason=%s", command->index,
+			  "the worker is too far behind");
+		return;
+	}
+	memcpy(&waiting->command, command, command_size(command));
+	cds_list_add_tail(&waiting->node, &queue->waiting);
+	queue->count++;
+	if (!dispatch->waiting++)
+		uv_timer_start(&dispatch->refill, on_refill, REFILL_MS, REFILL_MS);
 }
 
 bool dispatch_behind(void *arg)
@@ -79,7 +102,7 @@ bool dispatch_behind(void *arg)
 
 unsigned int dispatch_waiting(const struct dispatch *dispatch)
 {
-	return dispatch->waiting_count;
+	return dispatch->waiting;
 }
 
 static void take_events(struct dispatch *dispatch)
@@ -107,7 +130,6 @@ static void on_tick(uv_timer_t *timer)
 {
 	struct dispatch *dispatch = timer->data;
 
-	send_waiting(dispatch);
 	take_events(dispatch);
 	members_tick(dispatch->members, dataplane_now_ms());
 	services_tick(dispatch->members->services);
@@ -146,7 +168,8 @@ int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dat
 	dispatch->members = members;
 	dispatch->reputation = reputation;
 	dispatch->blocklist = blocklist;
-	CDS_INIT_LIST_HEAD(&dispatch->waiting);
+	for (int i = 0; i < DATAPLANE_WORKERS_MAX; i++)
+		CDS_INIT_LIST_HEAD(&dispatch->queues[i].waiting);
 	result = uv_poll_init(loop, &dispatch->wake, dataplane_event_fd(dataplane));
 	if (result) {
 		free(dispatch);
@@ -154,10 +177,12 @@ int dispatch_start(struct dispatch **out, uv_loop_t *loop, struct dataplane *dat
 	}
 	uv_timer_init(loop, &dispatch->tick);
 	uv_timer_init(loop, &dispatch->sweep);
-	dispatch->handles = 3;
+	uv_timer_init(loop, &dispatch->refill);
+	dispatch->handles = 4;
 	dispatch->wake.data = dispatch;
 	dispatch->tick.data = dispatch;
 	dispatch->sweep.data = dispatch;
+	dispatch->refill.data = dispatch;
 	uv_poll_start(&dispatch->wake, UV_READABLE, on_wake);
 	uv_timer_start(&dispatch->tick, on_tick, TICK_MS, TICK_MS);
 	uv_timer_start(&dispatch->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
@@ -178,10 +203,13 @@ void dispatch_stop(struct dispatch *dispatch)
 {
 	struct waiting *waiting, *next;
 
-	cds_list_for_each_entry_safe (waiting, next, &dispatch->waiting, node) {
-		free(waiting);
+	for (int i = 0; i < DATAPLANE_WORKERS_MAX; i++) {
+		cds_list_for_each_entry_safe (waiting, next, &dispatch->queues[i].waiting, node) {
+			free(waiting);
+		}
 	}
 	uv_close((uv_handle_t *)&dispatch->wake, on_closed);
+	uv_close((uv_handle_t *)&dispatch->refill, on_closed);
 	uv_close((uv_handle_t *)&dispatch->tick, on_closed);
 	uv_close((uv_handle_t *)&dispatch->sweep, on_closed);
 }

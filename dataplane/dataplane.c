@@ -210,10 +210,14 @@ bool dataplane_huge_pages(const struct dataplane *dataplane)
 	return eal_huge_pages();
 }
 
+unsigned int dataplane_worker_of(const struct dataplane *dataplane, uint32_t index)
+{
+	return wire_slot(index) % dataplane->worker_count;
+}
+
 int dataplane_send(struct dataplane *dataplane, const struct forward_command *command)
 {
-	struct worker *worker =
-		&dataplane->workers[wire_slot(command->index) % dataplane->worker_count];
+	struct worker *worker = &dataplane->workers[dataplane_worker_of(dataplane, command->index)];
 
 	if (rte_ring_sp_enqueue_elem(worker->commands, (void *)command, sizeof(*command)))
 		return -EAGAIN;

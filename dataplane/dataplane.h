@@ -81,6 +81,9 @@ bool dataplane_takes_trains(const struct dataplane *dataplane);
 const char *dataplane_driver_name(enum dataplane_driver driver);
 bool dataplane_huge_pages(const struct dataplane *dataplane);
 
+/* The number of the worker that serves a session's slot. */
+unsigned int dataplane_worker_of(const struct dataplane *dataplane, uint32_t index);
+
 /*
  * Queues a control message for the worker that serves its session's slot, and wakes it if it
  * sleeps. Copied. Returns 0, or -EAGAIN when the ring is full: try again later.
