@@ -5,19 +5,12 @@
 #include <errno.h>
 
 enum {
-	ETHERNET_SIZE = 14,
 	VLAN_SIZE = 4,
-	IPV4_SIZE = 20,
 	IPV6_SIZE = 40,
-	UDP_SIZE = 8,
 	TYPE_VLAN = 0x8100,
-	TYPE_IPV4 = 0x0800,
 	TYPE_IPV6 = 0x86dd,
-	PROTOCOL_UDP = 17,
 	IPV4_DONT_FRAGMENT = 0x4000,
-	IPV4_FRAGMENT = 0x3fff, // more fragments, offset
 	HOP_LIMIT = 64,
-	GROUP = 0x01, // in a MAC's first byte
 };
 
 // Where the parts of a frame's headers are.
@@ -33,31 +26,31 @@ static bool layout_parse(struct layout *layout, const uint8_t *data, size_t leng
 	const uint8_t *ip;
 	size_t rest, total;
 
-	if (length < ETHERNET_SIZE + VLAN_SIZE + IPV4_SIZE || ((data[0] | data[6]) & GROUP))
+	if (length < FRAME_ETHERNET + VLAN_SIZE + FRAME_IPV4 || ((data[0] | data[6]) & FRAME_GROUP))
 		return false;
 	layout->type = wire_get16(data + 12);
-	layout->ethernet = ETHERNET_SIZE;
+	layout->ethernet = FRAME_ETHERNET;
 	if (layout->type == TYPE_VLAN) {
 		layout->type = wire_get16(data + 16);
 		layout->ethernet += VLAN_SIZE;
 	}
 	ip = data + layout->ethernet;
 	rest = length - layout->ethernet;
-	if (layout->type == TYPE_IPV4) {
+	if (layout->type == FRAME_TYPE_IPV4) {
 		layout->ip = 4 * (ip[0] & 0xf);
-		if (ip[0] >> 4 != 4 || layout->ip < IPV4_SIZE || ip[9] != PROTOCOL_UDP ||
-		    (wire_get16(ip + 6) & IPV4_FRAGMENT))
+		if (ip[0] >> 4 != 4 || layout->ip < FRAME_IPV4 || ip[9] != FRAME_PROTOCOL_UDP ||
+		    (wire_get16(ip + 6) & FRAME_FRAGMENT))
 			return false;
 		total = wire_get16(ip + 2);
 	} else if (layout->type == TYPE_IPV6) {
 		layout->ip = IPV6_SIZE;
-		if (rest < IPV6_SIZE || ip[0] >> 4 != 6 || ip[6] != PROTOCOL_UDP)
+		if (rest < IPV6_SIZE || ip[0] >> 4 != 6 || ip[6] != FRAME_PROTOCOL_UDP)
 			return false;
 		total = IPV6_SIZE + (size_t)wire_get16(ip + 4);
 	} else {
 		return false;
 	}
-	if (rest < (size_t)layout->ip + UDP_SIZE || total < (size_t)layout->ip + UDP_SIZE)
+	if (rest < (size_t)layout->ip + FRAME_UDP || total < (size_t)layout->ip + FRAME_UDP)
 		return false;
 	layout->rest = (uint16_t)(total - layout->ip);
 	return true;
@@ -75,12 +68,12 @@ struct frame frame_parse_other(struct endpoint *source, const uint8_t *data, siz
 		return none;
 	ip = data + layout.ethernet;
 	udp = ip + layout.ip;
-	header = layout.ethernet + layout.ip + UDP_SIZE;
+	header = layout.ethernet + layout.ip + FRAME_UDP;
 	size = wire_get16(udp + 4);
-	if (header > SESSION_HEADER_MAX || wire_get16(udp) == 0 || size < UDP_SIZE ||
-	    size > layout.rest || header - UDP_SIZE + layout.rest > length)
+	if (header > SESSION_HEADER_MAX || wire_get16(udp) == 0 || size < FRAME_UDP ||
+	    size > layout.rest || header - FRAME_UDP + layout.rest > length)
 		return none;
-	if (layout.type == TYPE_IPV4) {
+	if (layout.type == FRAME_TYPE_IPV4) {
 		memset(source->ip, 0, 10);
 		memset(source->ip + 10, 0xff, 2);
 		memcpy(source->ip + 12, ip + 12, 4);
@@ -90,7 +83,7 @@ struct frame frame_parse_other(struct endpoint *source, const uint8_t *data, siz
 	memcpy(source->port, udp, 2);
 	memcpy(source->mac, data + 6, FRAME_MAC_SIZE);
 	return (struct frame){.header_length = (uint16_t)header,
-			      .record_length = size - UDP_SIZE,
+			      .record_length = size - FRAME_UDP,
 			      .port = wire_get16(udp + 2)};
 }
 
@@ -139,19 +132,19 @@ int dataplane_reply_header(struct session_header *header, const uint8_t *frame, 
 	memcpy(out + FRAME_MAC_SIZE, frame, FRAME_MAC_SIZE);
 	memcpy(out + 12, frame + 12, layout.ethernet - 12);
 	out += layout.ethernet;
-	if (layout.type == TYPE_IPV4) {
+	if (layout.type == FRAME_TYPE_IPV4) {
 		out[0] = 0x45;
 		wire_put16(out + 6, IPV4_DONT_FRAGMENT);
 		out[8] = HOP_LIMIT;
-		out[9] = PROTOCOL_UDP;
+		out[9] = FRAME_PROTOCOL_UDP;
 		memcpy(out + 12, ip + 16, 4);
 		memcpy(out + 16, ip + 12, 4);
 		// for a length of zero: frame_finish() adds the real one
-		sum_put(out + 10, sum_add(0, out, IPV4_SIZE));
-		out += IPV4_SIZE;
+		sum_put(out + 10, sum_add(0, out, FRAME_IPV4));
+		out += FRAME_IPV4;
 	} else {
 		out[0] = 0x60;
-		out[6] = PROTOCOL_UDP;
+		out[6] = FRAME_PROTOCOL_UDP;
 		out[7] = HOP_LIMIT;
 		memcpy(out + 8, ip + 24, 16);
 		memcpy(out + 24, ip + 8, 16);
@@ -159,13 +152,13 @@ int dataplane_reply_header(struct session_header *header, const uint8_t *frame, 
 	}
 	memcpy(out, udp + 2, 2);
 	memcpy(out + 2, udp, 2);
-	header->length = (uint8_t)(out + UDP_SIZE - header->bytes);
+	header->length = (uint8_t)(out + FRAME_UDP - header->bytes);
 	if (checksum || layout.type == TYPE_IPV6) {
 		// what doesn't depend on the record: pseudo-header (RFC 768, RFC 8200 section 8.1)
 		// and ports; never zero, which says that no checksum is wanted
-		size_t addresses = layout.type == TYPE_IPV4 ? 8 : 32;
-		uint16_t sum =
-			sum_fold(sum_add(htobe16(PROTOCOL_UDP), out - addresses, addresses + 4));
+		size_t addresses = layout.type == FRAME_TYPE_IPV4 ? 8 : 32;
+		uint16_t sum = sum_fold(
+			sum_add(htobe16(FRAME_PROTOCOL_UDP), out - addresses, addresses + 4));
 
 		memcpy(out + 6, &sum, sizeof(sum));
 	}
@@ -174,20 +167,15 @@ int dataplane_reply_header(struct session_header *header, const uint8_t *frame, 
 
 void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
 {
-	uint8_t *udp = data + header_length - UDP_SIZE;
-	uint16_t size = (uint16_t)(UDP_SIZE + record_length), sum;
+	uint8_t *udp = data + header_length - FRAME_UDP;
+	uint16_t size = (uint16_t)(FRAME_UDP + record_length), sum;
 	uint8_t *ip;
 
 	wire_put16(udp + 4, size);
 	memcpy(&sum, udp + 6, sizeof(sum));
-	if (header_length <= ETHERNET_SIZE + VLAN_SIZE + IPV4_SIZE + UDP_SIZE) {
-		uint16_t without;
-
-		// RFC 1624: the length was zero in the sum so far
-		ip = udp - IPV4_SIZE;
-		wire_put16(ip + 2, IPV4_SIZE + size);
-		memcpy(&without, ip + 10, sizeof(without));
-		sum_put(ip + 10, (uint16_t)~without + (uint64_t)htobe16(IPV4_SIZE + size));
+	if (header_length <= FRAME_ETHERNET + VLAN_SIZE + FRAME_IPV4 + FRAME_UDP) {
+		ip = udp - FRAME_IPV4;
+		frame_put_length(ip, ip + FRAME_IPV4_CHECKSUM, FRAME_IPV4 + size);
 	} else {
 		ip = udp - IPV6_SIZE;
 		wire_put16(ip + 4, size);
@@ -195,8 +183,17 @@ void frame_finish(uint8_t *data, size_t header_length, size_t record_length)
 	if (sum) {
 		// the length stands in the pseudo-header and in the header
 		sum_put(udp + 6,
-			sum_add(sum + 2 * (uint64_t)htobe16(size), udp + UDP_SIZE, record_length));
+			sum_add(sum + 2 * (uint64_t)htobe16(size), udp + FRAME_UDP, record_length));
 		if (wire_get16(udp + 6) == 0) // would say that there is none
 			wire_put16(udp + 6, 0xffff);
 	}
+}
+
+uint8_t *frame_put_other(uint8_t *record, size_t record_length, const struct session_header *header)
+{
+	uint8_t *data = record - header->length;
+
+	memcpy(data, header->bytes, header->length);
+	frame_finish(data, header->length, record_length);
+	return data;
 }
