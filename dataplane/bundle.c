@@ -45,7 +45,7 @@ bool bundles_join(struct bundles *bundles, const struct aead_job *record,
 	size += bundle->length + (bundle->several ? 0 : WIRE_BUNDLE_HEADER + WIRE_BUNDLE_LENGTH);
 	// each may know another limit; what the first record stands in may end soon
 	if (size > header->bundle_max || size > bundle->header->bundle_max ||
-	    bundle->payload + size > bundle->end)
+	    bundle->payload + size > (uint8_t *)bundle->buffer + bundles->room)
 		return false;
 	*noted = (uint8_t)*number;
 	if (!bundle->several)

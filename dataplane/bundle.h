@@ -15,7 +15,7 @@ enum { BUNDLE_PLACES = 32 }; // a power of two
 /* What is to be one datagram. */
 struct bundle {
 	uint8_t *payload;
-	const uint8_t *end; // of its buffer
+	void *buffer; // that it is in
 	const struct session_header *header;
 	uint16_t length;
 	bool several;
@@ -23,13 +23,15 @@ struct bundle {
 
 /* Those of one burst. */
 struct bundles {
+	size_t room; // from where a buffer begins to where it ends
 	unsigned int count;
 	struct bundle bundle[FORWARD_OUTPUTS];
 	uint8_t newest[BUNDLE_PLACES]; // by hash of the address: which one to try
 };
 
-static inline void bundles_init(struct bundles *bundles)
+static inline void bundles_init(struct bundles *bundles, size_t room)
 {
+	bundles->room = room;
 	bundles->count = 0;
 	memset(bundles->newest, 0xff, sizeof(bundles->newest));
 }
@@ -42,12 +44,12 @@ bool bundles_join(struct bundles *bundles, const struct aead_job *record,
 		  const struct session_header *header, unsigned int *number);
 
 /*
- * Places a sealed record whose buffer ends at `end`, and has room for a header and the WIRE_BUNDLE
- * bytes in front. Returns the number of its datagram; if that is the last of `count` and new, it is
- * in the record's own buffer, else it was copied.
+ * Places a sealed record. In front of it its buffer has room for a header and the WIRE_BUNDLE
+ * bytes. Returns the number of its datagram; if that is the last of `count` and new, it is in the
+ * record's own buffer, else it was copied.
  */
 static inline unsigned int bundles_add(struct bundles *bundles, const struct aead_job *record,
-				       const struct session_header *header, const uint8_t *end)
+				       const struct session_header *header, void *buffer)
 {
 	unsigned int number;
 	struct bundle *bundle;
@@ -57,7 +59,7 @@ static inline unsigned int bundles_add(struct bundles *bundles, const struct aea
 	number = bundles->count++;
 	bundle = &bundles->bundle[number];
 	bundle->payload = record->record;
-	bundle->end = end;
+	bundle->buffer = buffer;
 	bundle->header = header;
 	bundle->length = record->length;
 	bundle->several = false;

@@ -80,35 +80,33 @@ static unsigned int transmit(void *arg, const struct aead_job *records,
 	struct worker *worker = arg;
 	// all pools are alike; nothing is read of what another core may have had
 	struct rte_mempool *pool = worker->queue.pool;
-	uint16_t room = rte_pktmbuf_data_room_size(pool);
+	const size_t begin = sizeof(struct rte_mbuf) + rte_pktmbuf_priv_size(pool);
 	struct rte_mbuf *buffers[FORWARD_OUTPUTS];
 	uint8_t numbers[FORWARD_OUTPUTS];
 	struct bundles bundles;
-	unsigned int count, sent, accepted = 0;
+	unsigned int count = 0, sent, accepted = 0;
 
-	bundles_init(&bundles);
+	bundles_init(&bundles, begin + rte_pktmbuf_data_room_size(pool));
 	for (unsigned int i = 0; i < n; i++) {
-		struct rte_mbuf *buffer = outputs[i].buffer;
+		unsigned int number =
+			bundles_add(&bundles, &records[i], outputs[i].header, outputs[i].buffer);
 
-		count = bundles.count;
-		numbers[i] =
-			(uint8_t)bundles_add(&bundles, &records[i], outputs[i].header,
-					     (uint8_t *)rte_mbuf_buf_addr(buffer, pool) + room);
-		if (bundles.count > count)
-			buffers[count] = buffer;
+		numbers[i] = (uint8_t)number;
+		if (number == count)
+			count++;
 		else
-			rte_mbuf_raw_free(buffer);
+			rte_mbuf_raw_free(outputs[i].buffer);
 	}
-	count = bundles.count;
 	for (unsigned int i = 0; i < count; i++) {
 		const struct bundle *bundle = &bundles.bundle[i];
-		struct rte_mbuf *buffer = buffers[i];
+		struct rte_mbuf *buffer = bundle->buffer;
 		uint8_t *data = frame_put(bundle->payload, bundle->length, bundle->header);
 
-		buffer->data_off = (uint16_t)(data - (uint8_t *)rte_mbuf_buf_addr(buffer, pool));
-		buffer->data_len = bundle->header->length + bundle->length;
+		buffer->data_off = (uint16_t)(data - (uint8_t *)buffer - begin);
+		buffer->data_len = (uint16_t)(bundle->payload + bundle->length - data);
 		buffer->pkt_len = buffer->data_len;
 		buffer->ol_flags = 0;
+		buffers[i] = buffer;
 	}
 	sent = rte_eth_tx_burst(worker->queue.device, worker->queue.queue, buffers,
 				(uint16_t)count);
@@ -187,8 +185,10 @@ static void wake_others(struct worker *worker)
 
 static inline void fetch(const struct rte_mbuf *buffer, unsigned int lines)
 {
+	const char *data = rte_pktmbuf_mtod(buffer, char *);
+
 	for (unsigned int line = 0; line < lines; line++)
-		rte_prefetch0(rte_pktmbuf_mtod_offset(buffer, void *, line *RTE_CACHE_LINE_SIZE));
+		__builtin_prefetch(data + line * RTE_CACHE_LINE_SIZE);
 }
 
 // Receives up to a burst, and fetches what describes it: with some ports other cores have.
@@ -232,8 +232,8 @@ static inline bool classify(struct worker *worker, struct rte_mbuf *buffer,
 /* What was received, on its way to the core or, if it is to be shed, to the backlog. */
 struct intake {
 	bool shed;
-	unsigned int records; // so far
-	unsigned int kept;    // of them, not yet passed on
+	unsigned int records;       // so far, that were passed on
+	struct forward_input *next; // of those below
 	struct forward_input inputs[FORWARD_BURST];
 };
 
@@ -241,31 +241,37 @@ struct intake {
 static inline void intake_init(struct intake *intake, bool shed)
 {
 	intake->shed = shed;
-	intake->records = intake->kept = 0;
+	intake->records = 0;
+	intake->next = intake->inputs;
+}
+
+static inline unsigned int intake_room(const struct intake *intake)
+{
+	return (unsigned int)(intake->inputs + FORWARD_BURST - intake->next);
 }
 
 static inline void pass_on(struct worker *worker, struct intake *intake)
 {
+	unsigned int n = FORWARD_BURST - intake_room(intake);
+
 	if (intake->shed)
-		shed_put(&worker->shed, &worker->forward, intake->inputs, intake->kept,
-			 worker->now_ms);
-	else if (intake->kept)
-		forward_burst(&worker->forward, intake->inputs, intake->kept, worker->now_ms);
-	intake->records += intake->kept;
-	intake->kept = 0;
+		shed_put(&worker->shed, &worker->forward, intake->inputs, n, worker->now_ms);
+	else if (n)
+		forward_burst(&worker->forward, intake->inputs, n, worker->now_ms);
+	intake->records += n;
+	intake->next = intake->inputs;
 }
 
 static void __attribute__((noinline)) take_apart(struct worker *worker, struct intake *intake)
 {
-	struct forward_input bundle = intake->inputs[--intake->kept];
+	struct forward_input bundle = *intake->next;
 	size_t at = WIRE_BUNDLE_HEADER;
 
 	while (bundle.buffer) {
-		if (intake->kept == FORWARD_BURST)
+		if (!intake_room(intake))
 			pass_on(worker, intake);
-		intake->kept +=
-			unbundle(&worker->forward, &bundle, &at, &intake->inputs[intake->kept],
-				 FORWARD_BURST - intake->kept, worker->now_ms);
+		intake->next += unbundle(&worker->forward, &bundle, &at, intake->next,
+					 intake_room(intake), worker->now_ms);
 	}
 }
 
@@ -273,14 +279,15 @@ static inline void take_in(struct worker *worker, struct intake *intake, struct 
 {
 	struct forward_input *input;
 
-	if (intake->kept == FORWARD_BURST) // there were bundles
+	if (intake->next == intake->inputs + FORWARD_BURST) // there were bundles
 		pass_on(worker, intake);
-	input = &intake->inputs[intake->kept];
+	input = intake->next;
 	if (!classify(worker, buffer, input))
 		return;
-	intake->kept++;
 	if (__builtin_expect(wire_is_bundle(input->record, input->length), 0))
 		take_apart(worker, intake);
+	else
+		intake->next = input + 1;
 }
 
 static unsigned int forward_backlog(struct worker *worker)

@@ -25,7 +25,7 @@ static unsigned int add(unsigned int number, uint16_t length, const struct sessi
 {
 	struct aead_job job = record(number, length);
 
-	return bundles_add(&bundles, &job, header, buffers[number] + BUFFER);
+	return bundles_add(&bundles, &job, header, buffers[number]);
 }
 
 /* Three addresses of one host, which differ in their ports. */
@@ -35,7 +35,7 @@ static int begin(void **state)
 		headers[i] = (struct session_header){.bundle_max = MAX, .length = 42};
 		headers[i].bytes[37] = i;
 	}
-	bundles_init(&bundles);
+	bundles_init(&bundles, BUFFER);
 	return 0;
 }
 
@@ -121,9 +121,8 @@ static void test_limits(void **state)
 	assert_int_equal(add(5, half, &headers[0]), 4);
 	// a record far back in its buffer
 	job = record(6, RECORD);
-	assert_int_equal(bundles_add(&bundles, &job, &headers[2],
-				     job.record + RECORD + WIRE_BUNDLE_LENGTH + RECORD - 1),
-			 5);
+	job.record = buffers[6] + BUFFER - (RECORD + WIRE_BUNDLE_LENGTH + RECORD - 1);
+	assert_int_equal(bundles_add(&bundles, &job, &headers[2], buffers[6]), 5);
 	assert_int_equal(add(7, RECORD, &headers[2]), 6);
 }
 
