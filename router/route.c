@@ -9,16 +9,16 @@
 static struct route_words *words_new(int node, uint32_t routes)
 {
 	struct route_words *words;
-	uint32_t buckets = 16;
+	uint32_t count = 16 * ROUTE_BUCKET;
 	size_t size;
 
-	while (buckets * ROUTE_BUCKET / 2 < routes)
-		buckets *= 2;
-	size = sizeof(*words) + (size_t)buckets * sizeof(words->bucket[0]);
+	while (count / 2 < routes)
+		count *= 2;
+	size = sizeof(*words) + count * sizeof(words->word[0]);
 	words = node_alloc(node, 64, size);
 	if (!words)
 		return NULL;
-	words->mask = buckets - 1;
+	words->mask = count - 1;
 	return words;
 }
 
@@ -51,14 +51,16 @@ static uint64_t *find_word(const struct route_table *routes, const struct wire_i
 	struct route_words *words = rcu_dereference(routes->words);
 	uint64_t tag = route_tag(hash);
 
-	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
+	for (uint32_t at = hash & words->mask;; at = (at + ROUTE_BUCKET) & words->mask) {
 		bool full = true;
 
-		for (int i = 0; i < ROUTE_BUCKET; i++) {
-			*word = __atomic_load_n(&words->bucket[at][i], __ATOMIC_ACQUIRE);
+		for (unsigned int i = 0; i < ROUTE_BUCKET; i++) {
+			uint64_t *place = &words->word[route_place(at, i)];
+
+			*word = __atomic_load_n(place, __ATOMIC_ACQUIRE);
 			if (*word >> WIRE_SLOT_BITS == tag &&
 			    wire_id_equal(&routes->sessions->slot[*word & (WIRE_SLOTS - 1)].id, id))
-				return &words->bucket[at][i];
+				return place;
 			full &= *word != 0;
 		}
 		if (!full)
@@ -79,15 +81,13 @@ const struct session_slot *route_find(const struct route_table *routes, const st
 /* Puts a word of a key that isn't there into the first place that is free; true: a tombstone's. */
 static bool put(struct route_words *words, uint64_t hash, uint32_t slot)
 {
-	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
+	for (uint32_t at = hash & words->mask;; at = (at + ROUTE_BUCKET) & words->mask) {
 		for (unsigned int i = 0; i < ROUTE_BUCKET; i++) {
-			unsigned int place = (route_begin(hash) + i) % ROUTE_BUCKET;
-			uint64_t word = words->bucket[at][place];
+			uint64_t *place = &words->word[route_place(at, i)], word = *place;
 
 			if (word > TOMBSTONE)
 				continue;
-			__atomic_store_n(&words->bucket[at][place],
-					 route_tag(hash) << WIRE_SLOT_BITS | slot,
+			__atomic_store_n(place, route_tag(hash) << WIRE_SLOT_BITS | slot,
 					 __ATOMIC_RELEASE);
 			return word == TOMBSTONE;
 		}
@@ -98,7 +98,7 @@ static bool put(struct route_words *words, uint64_t hash, uint32_t slot)
 static int grow(struct route_table *routes)
 {
 	struct route_words *old = routes->words, *words;
-	uint32_t most = (old->mask + 1) * ROUTE_BUCKET / 2;
+	uint32_t most = (old->mask + 1) / 2;
 
 	if (routes->count + routes->tombstones < most)
 		return 0;
@@ -107,14 +107,11 @@ static int grow(struct route_table *routes)
 	if (!words)
 		return -ENOMEM;
 	for (uint32_t at = 0; at <= old->mask; at++) {
-		for (int i = 0; i < ROUTE_BUCKET; i++) {
-			uint64_t word = old->bucket[at][i];
-			uint32_t slot = word & (WIRE_SLOTS - 1);
+		uint64_t word = old->word[at];
+		uint32_t slot = word & (WIRE_SLOTS - 1);
 
-			if (word > TOMBSTONE)
-				put(words, route_hash(routes, &routes->sessions->slot[slot].id),
-				    slot);
-		}
+		if (word > TOMBSTONE)
+			put(words, route_hash(routes, &routes->sessions->slot[slot].id), slot);
 	}
 	routes->tombstones = 0;
 	rcu_assign_pointer(routes->words, words);
@@ -145,14 +142,13 @@ int route_set(struct route_table *routes, const struct wire_id *id, uint32_t slo
 int route_remove(struct route_table *routes, const struct wire_id *id)
 {
 	uint64_t word, *at = find_word(routes, id, route_hash(routes, id), &word);
-	uint64_t *bucket;
+	const struct route_words *words = routes->words;
 	bool full = true;
 
 	if (!at)
 		return -ENOENT;
-	bucket = routes->words->bucket[(at - routes->words->bucket[0]) / ROUTE_BUCKET];
-	for (int i = 0; i < ROUTE_BUCKET; i++)
-		full &= bucket[i] != 0;
+	for (unsigned int i = 0; i < ROUTE_BUCKET; i++)
+		full &= words->word[route_place((uint32_t)(at - words->word), i)] != 0;
 	__atomic_store_n(at, full ? TOMBSTONE : 0, __ATOMIC_RELEASE);
 	routes->tombstones += full;
 	routes->count--;
@@ -165,12 +161,10 @@ void route_walk(const struct route_table *routes,
 	const struct route_words *words = routes->words;
 
 	for (uint32_t at = 0; at <= words->mask; at++) {
-		for (int i = 0; i < ROUTE_BUCKET; i++) {
-			uint64_t word = words->bucket[at][i];
-			uint32_t slot = word & (WIRE_SLOTS - 1);
+		uint64_t word = words->word[at];
+		uint32_t slot = word & (WIRE_SLOTS - 1);
 
-			if (word > TOMBSTONE && each(arg, &routes->sessions->slot[slot].id, slot))
-				return;
-		}
+		if (word > TOMBSTONE && each(arg, &routes->sessions->slot[slot].id, slot))
+			return;
 	}
 }

@@ -6,9 +6,9 @@
  * to the session, which has to be fetched in any case: so a look-up costs two cache lines, both
  * known early enough to be prefetched for a whole burst. Words are written and read atomically;
  * what is emptied in a full bucket becomes a tombstone, since a full bucket means "go on in the
- * next". Each key begins at a word of its own in the bucket. The table is at most half full; when
- * it is fuller it is copied and replaced. docs/performance.md compares it with liburcu's and
- * DPDK's.
+ * next". A key's hash says in which word of which bucket its search begins. The table is at most
+ * half full; when it is fuller it is copied and replaced. docs/performance.md compares it with
+ * liburcu's and DPDK's.
  *
  * Ids are hashed with a secret, so that nobody can choose ids that collide.
  */
@@ -27,8 +27,8 @@ enum {
 
 struct route_words {
 	struct rcu_head rcu;
-	uint32_t mask; // buckets - 1
-	uint64_t bucket[][ROUTE_BUCKET] __attribute__((aligned(64)));
+	uint32_t mask; // their number - 1
+	uint64_t word[] __attribute__((aligned(64)));
 };
 
 struct route_table {
@@ -91,10 +91,10 @@ static inline uint64_t route_tag(uint64_t hash)
 	return hash >> WIRE_SLOT_BITS | UINT64_C(1) << 43;
 }
 
-/* Where in a bucket the search for a word begins. */
-static inline unsigned int route_begin(uint64_t hash)
+/* Where the word is that is the `i`th to be looked at in the bucket of the one at `at`. */
+static inline uint32_t route_place(uint32_t at, unsigned int i)
 {
-	return hash >> 61;
+	return (at & ~(uint32_t)(ROUTE_BUCKET - 1)) | ((at + i) % ROUTE_BUCKET);
 }
 
 /*
@@ -105,7 +105,7 @@ static inline void route_prefetch(const struct route_table *routes, uint64_t has
 {
 	const struct route_words *words = rcu_dereference(routes->words);
 
-	__builtin_prefetch(words->bucket[hash & words->mask]);
+	__builtin_prefetch(&words->word[hash & words->mask]);
 }
 
 /* The slot in a word that has the tag of `hash`; with any other tag it is none. */
@@ -117,13 +117,12 @@ static inline uint64_t route_slot(uint64_t word, uint64_t hash)
 /* The slot of the first word with the tag of `hash`, or ROUTE_NONE. */
 static inline uint64_t route_guess_on(const struct route_words *words, uint64_t hash)
 {
-	for (uint32_t at = hash & words->mask;; at = (at + 1) & words->mask) {
+	for (uint32_t at = hash & words->mask;; at = (at + ROUTE_BUCKET) & words->mask) {
 		bool full = true;
 
 		for (unsigned int i = 0; i < ROUTE_BUCKET; i++) {
-			unsigned int place = (route_begin(hash) + i) % ROUTE_BUCKET;
 			uint64_t word =
-				__atomic_load_n(&words->bucket[at][place], __ATOMIC_ACQUIRE);
+				__atomic_load_n(&words->word[route_place(at, i)], __ATOMIC_ACQUIRE);
 
 			if (route_slot(word, hash) < WIRE_SLOTS)
 				return route_slot(word, hash);
@@ -139,8 +138,7 @@ static inline const struct session_slot *route_guess(const struct route_table *r
 						     uint64_t hash)
 {
 	const struct route_words *words = rcu_dereference(routes->words);
-	uint64_t word = __atomic_load_n(&words->bucket[hash & words->mask][route_begin(hash)],
-					__ATOMIC_ACQUIRE);
+	uint64_t word = __atomic_load_n(&words->word[hash & words->mask], __ATOMIC_ACQUIRE);
 	uint64_t slot = route_slot(word, hash);
 
 	if (slot >= WIRE_SLOTS)
