@@ -133,8 +133,11 @@ struct forward_ops {
 /* A received record that belongs to a session. */
 struct forward_record {
 	struct forward_input *input;
-	const struct session *session;
-	struct session_rx *lane;
+	union {
+		const struct session_slot *slot; // until the session is looked for there
+		const struct session *session;
+	};
+	struct session_rx *lane; // NULL: it was dropped before that was found
 	struct wire_words header;
 };
 
@@ -167,7 +170,7 @@ struct forward_message {
 	uint32_t tag;
 	uint16_t size;
 	uint8_t kind;
-	uint8_t record;  // packed into which; FORWARD_NO_RECORD
+	uint8_t record;  // once it has walked: packed into which; FORWARD_NO_RECORD
 	uint8_t verdict; // of a message to a session: why it goes no further; DROP_MESSAGE_COUNT
 	uint8_t marks;   // bits of forward_mark
 	uint8_t class;

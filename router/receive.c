@@ -27,7 +27,6 @@ static inline void gather_one(struct forward *forward, const struct forward_reco
 	out->size = size;
 	out->kind = kind;
 	out->class = class;
-	out->record = FORWARD_NO_RECORD;
 	out->hash = route_hash(forward->routes, (const struct wire_id *)(data + 8));
 	route_prefetch(forward->routes, out->hash);
 }
@@ -352,6 +351,7 @@ static unsigned int parse_all(struct forward *forward, struct forward_input *inp
 {
 	const struct session_table *sessions = forward->sessions;
 	struct forward_record *record = records;
+	static const struct session_slot nobody;
 	uint64_t some = 0, all = UINT64_MAX; // bits of their headers
 
 	for (struct forward_input *input = inputs; input < inputs + n; input++) {
@@ -367,8 +367,8 @@ static unsigned int parse_all(struct forward *forward, struct forward_input *inp
 		some |= record->header.first;
 		all &= record->header.first;
 		slot = wire_slot(wire_words_index(&record->header));
-		if (slot < sessions->slots)
-			__builtin_prefetch(&sessions->slot[slot]);
+		record->slot = slot < sessions->slots ? &sessions->slot[slot] : &nobody;
+		__builtin_prefetch(record->slot);
 		record++;
 	}
 	n = (unsigned int)(record - records);
@@ -386,64 +386,77 @@ unknown(const struct session_table *sessions, uint32_t index, bool stale)
 	return stale ? DROP_RECORD_SESSION_STALE : DROP_RECORD_SESSION_UNKNOWN;
 }
 
-/* Finds the sessions, and fetches lanes. Leaves the records that have one; returns how many. */
-static unsigned int find_sessions(struct forward *forward, struct forward_record *records,
-				  unsigned int n)
+/* Looks into the slots, and fetches the sessions that are there. */
+static void find_sessions(struct forward_record *records, unsigned int n)
 {
-	const struct session_table *sessions = forward->sessions;
-	struct forward_record *end = records + n, *kept = records;
+	for (struct forward_record *record = records; record < records + n; record++) {
+		record->session = rcu_dereference(record->slot->current);
+		if (record->session)
+			session_prefetch_source(record->session);
+	}
+}
+
+static void __attribute__((noinline, cold))
+drop_unclaimed(struct forward *forward, struct forward_record *record, enum drop_record reason)
+{
+	record->lane = NULL;
+	drop_record(forward, record->input, reason);
+}
+
+/* The session of who isn't found at once; NULL: there is none, and the record was dropped. */
+static const struct session *__attribute__((noinline, cold))
+find_other(struct forward *forward, struct forward_record *record)
+{
+	uint32_t index = wire_words_index(&record->header);
+	bool stale;
+
+	record->session = session_find_other(forward->sessions, index, &stale);
+	if (!record->session)
+		drop_unclaimed(forward, record, unknown(forward->sessions, index, stale));
+	return record->session;
+}
+
+/* Finds and fetches lanes, and writes the jobs of all that have one. */
+static void find_lanes(struct forward *forward, struct forward_record *records, unsigned int n)
+{
 	struct aead_job *job = forward->opening;
 
-	for (struct forward_record *record = records; record < end; record++) {
-		uint32_t slot = wire_slot(wire_words_index(&record->header));
-		const struct session *session = NULL;
-
-		if (slot < sessions->slots)
-			session = rcu_dereference(sessions->slot[slot].current);
-		record->session = session;
-		if (session)
-			session_prefetch_source(session);
-	}
-	for (struct forward_record *record = records; record < end; record++) {
+	for (struct forward_record *record = records; record < records + n; record++, job++) {
 		const struct session *session = record->session;
-		uint32_t index = wire_words_index(&record->header);
-		uint8_t lane = wire_words_lane(&record->header);
-		struct forward_input *input = record->input;
-		bool stale;
+		const struct forward_input *input = record->input;
+		const struct wire_words header = record->header;
+		uint8_t number = wire_words_lane(&header);
+		uint16_t length = input->length;
+		const struct aead_key *key;
+		struct session_rx *lane;
 
-		if (!session || session->index != index) {
-			session = session_find_other(sessions, index, &stale);
-			if (!session) {
-				drop_record(forward, input, unknown(sessions, index, stale));
+		if (!session || session->index != wire_words_index(&header)) {
+			session = find_other(forward, record);
+			if (!session)
 				continue;
-			}
 		}
-		if (input->length > session->record_max) {
-			drop_record(forward, input, DROP_RECORD_OVERSIZED);
+		if (length > session->record_max) {
+			drop_unclaimed(forward, record, DROP_RECORD_OVERSIZED);
 			continue;
 		}
-		if (lane >= session->lanes_up) {
-			drop_record(forward, input, DROP_RECORD_LANE);
+		if (number >= session->lanes_up) {
+			drop_unclaimed(forward, record, DROP_RECORD_LANE);
 			continue;
 		}
-		job->key = session->rx[wire_words_phase(&record->header)];
-		job->record = input->record;
-		job->length = input->length;
-		if (kept != record)
-			*kept = *record;
-		kept->session = session;
-		kept->lane = session_rx_lane(session, lane);
-		window_prefetch(&kept->lane->window, wire_words_sequence(&kept->header));
+		lane = session_rx_lane(session, number);
+		window_prefetch(&lane->window, wire_words_sequence(&header));
 		if (input->handed)
-			__atomic_fetch_sub(&kept->lane->owner, SESSION_HANDED, __ATOMIC_RELAXED);
-		if (!job->key) {
-			drop_record(forward, input, DROP_RECORD_KEY_PHASE);
+			__atomic_fetch_sub(&lane->owner, SESSION_HANDED, __ATOMIC_RELAXED);
+		key = session->rx[wire_words_phase(&header)];
+		if (!key) {
+			drop_unclaimed(forward, record, DROP_RECORD_KEY_PHASE);
 			continue;
 		}
-		kept++;
-		job++;
+		job->key = key;
+		job->record = input->record;
+		job->length = length;
+		record->lane = lane;
 	}
-	return (unsigned int)(kept - records);
 }
 
 /* Drops what the window says is not new. */
@@ -487,34 +500,33 @@ refused:
 }
 
 /* Checks owners and windows. Leaves what is worth opening; returns how many. */
-static unsigned int check_windows(struct forward *forward, struct forward_record *records,
-				  unsigned int n)
+static unsigned int admit(struct forward *forward, struct forward_record *records, unsigned int n)
 {
 	bool guarded = forward->rates || forward->overloaded;
-	unsigned int kept = 0;
+	unsigned int admitted = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
 		struct forward_record *record = &records[i];
+		struct session_rx *lane = record->lane;
 
-		if (!own(forward, record))
+		if (!lane || !own(forward, record))
 			continue;
 		if (guarded && !guard(forward, record))
 			continue;
 		if (!is_new(forward, record,
-			    window_check(&record->lane->window,
-					 wire_words_sequence(&record->header))))
+			    window_check(&lane->window, wire_words_sequence(&record->header))))
 			continue;
-		if (used_up(record->session, record->lane)) {
+		if (used_up(record->session, lane)) {
 			drop_record(forward, record->input, DROP_RECORD_KEY_LIMIT);
 			continue;
 		}
-		if (kept != i) {
-			records[kept] = *record;
-			forward->opening[kept] = forward->opening[i];
+		if (admitted != i) {
+			records[admitted] = *record;
+			forward->opening[admitted] = forward->opening[i];
 		}
-		kept++;
+		admitted++;
 	}
-	return kept;
+	return admitted;
 }
 
 void receive_burst(struct forward *forward, struct forward_input *inputs, unsigned int n)
@@ -525,8 +537,9 @@ void receive_burst(struct forward *forward, struct forward_input *inputs, unsign
 
 	forward->leaving_count = forward->in_place = 0;
 	n = parse_all(forward, inputs, n, forward->records);
-	n = find_sessions(forward, forward->records, n);
-	n = check_windows(forward, forward->records, n);
+	find_sessions(forward->records, n);
+	find_lanes(forward, forward->records, n);
+	n = admit(forward, forward->records, n);
 	forward->record_count = n;
 	if (n)
 		forward->aead->open(forward->aead_worker, forward->opening, n);
