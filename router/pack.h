@@ -74,6 +74,12 @@ static inline void __attribute__((always_inline)) pack_fetch(const uint8_t *at, 
 		__builtin_prefetch(at + i, 1);
 }
 
+/* Whether a lane's next record begins with session_tx.first, without a closer look. */
+static inline bool pack_is_fresh(const struct session *to, const struct session_tx *lane)
+{
+	return lane->epoch == to->tx_epoch + 1 && lane->used < to->tx_budget / 2;
+}
+
 /*
  * What a lane's next record begins with, as session_tx.first; 0 if the key has no more records to
  * give.
@@ -81,9 +87,7 @@ static inline void __attribute__((always_inline)) pack_fetch(const uint8_t *at, 
 static inline uint64_t pack_first(struct forward *forward, const struct session *to,
 				  struct session_tx *lane)
 {
-	if (lane->epoch == to->tx_epoch + 1 && lane->used < to->tx_budget / 2)
-		return lane->first;
-	return pack_renew(forward, to, lane);
+	return pack_is_fresh(to, lane) ? lane->first : pack_renew(forward, to, lane);
 }
 
 /*
@@ -98,13 +102,14 @@ pack_open(struct forward *forward, const struct session *to, struct session_tx *
 	  uint8_t *record, uint16_t limit, uint16_t size, uint16_t messages)
 {
 	struct forward_packing *packing = &forward->packing;
-	unsigned int number = packing->count;
+	unsigned int number = packing->count++;
+	uint64_t counter = lane->next;
 
+	lane->next = counter + 1;
 	lane->used++;
+	lane->newest[class] = packing->turn | number;
 	wire_put64(record, first | (uint64_t) class << WIRE_CLASS_BIT);
-	wire_put64(record + 8, lane->next++);
-	record[8] = forward->number;
-	packing->count = number + 1;
+	wire_put64(record + 8, counter);
 	packing->to[number] = to;
 	packing->limit[number] = limit;
 	packing->messages[number] = messages;
@@ -114,7 +119,6 @@ pack_open(struct forward *forward, const struct session *to, struct session_tx *
 	packing->jobs[number].length = WIRE_RECORD_OVERHEAD + size;
 	packing->outputs[number].buffer = buffer;
 	packing->outputs[number].header = header;
-	lane->newest[class] = packing->turn | number;
 	return number;
 }
 

@@ -27,6 +27,7 @@ struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
 	size_t size = before + sizeof(struct session_state) + up * sizeof(struct session_rx);
 	struct session_state *state;
 	struct session_rx *rx;
+	struct session_tx *tx;
 	uint8_t *memory;
 
 	memory = node_alloc(node, 64, size);
@@ -38,6 +39,9 @@ struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
 	rx = (struct session_rx *)(state + 1);
 	for (int i = 0; i < up; i++)
 		rx[i].owner = SESSION_NO_OWNER;
+	tx = (struct session_tx *)state - 1;
+	for (int i = 0; i < down; i++)
+		tx[-i].next = wire_counter((uint8_t)i, 0);
 	return state;
 }
 

@@ -74,7 +74,7 @@ struct session_rx {
 
 /* A relay's lane to the peer: lane number = worker number. Only that worker touches it. */
 struct session_tx {
-	uint64_t next;                 // sequence
+	uint64_t next;                 // of a record's wire_words: the lane and its next sequence
 	uint64_t first;                // of a record's wire_words, but for its class, in `epoch`
 	uint32_t used;                 // records sealed in it
 	uint32_t epoch;                // one above its number; 0: none yet

@@ -322,23 +322,23 @@ deliver_elsewhere(struct forward *forward, struct forward_message *message, uint
 static inline bool pass_on(struct forward *forward, struct forward_message *message)
 {
 	const struct forward_record *in = message->in;
+	struct forward_input *input = in->input;
 	const struct session *to = message->to;
 	struct session_tx *lane = message->lane;
-	uint64_t first;
+	uint8_t *data = message->data, class = message->class;
+	uint16_t size = message->size;
+	void *buffer = input->buffer;
 
-	if (!(message->marks & FORWARD_LONE) ||
-	    (lane->newest[message->class] ^ forward->packing.turn) < PACK_TURN)
+	if (!(message->marks & FORWARD_LONE) || !pack_is_fresh(to, lane) ||
+	    (lane->newest[class] ^ forward->packing.turn) < PACK_TURN)
 		return false;
-	first = pack_first(forward, to, lane);
-	if (!first)
-		return false;
-	message->data[3] -= 1 << WIRE_HOP_SHIFT;
-	memcpy(message->data + 8, &in->session->id, WIRE_ID_SIZE);
-	message->record = (uint8_t)pack_open(forward, to, lane, first, &to->header, message->class,
-					     in->input->buffer, in->input->record, to->record_max,
-					     message->size, 1);
-	in->input->buffer = NULL;
 	forward->in_place++;
+	input->buffer = NULL;
+	data[3] -= 1 << WIRE_HOP_SHIFT;
+	memcpy(data + 8, &in->session->id, WIRE_ID_SIZE);
+	message->record =
+		(uint8_t)pack_open(forward, to, lane, lane->first, &to->header, class, buffer,
+				   data - WIRE_RECORD_HEADER, to->record_max, size, 1);
 	return true;
 }
 
@@ -385,6 +385,7 @@ void walk_all(struct forward *forward, uint64_t now_ms)
 	for (struct forward_message *message = forward->messages; message < end; message++) {
 		if (message->to && pass_on(forward, message))
 			continue;
+		message->record = FORWARD_NO_RECORD;
 		forward->walked = message;
 		if (message->to)
 			deliver(forward, message, now_ms);

@@ -218,6 +218,11 @@ static inline uint64_t wire_first(enum wire_class class, uint8_t phase, uint32_t
 	return (uint64_t)WIRE_VERSION_TYPE << 56 | flags << 48 | index;
 }
 
+static inline uint64_t wire_counter(uint8_t lane, uint64_t sequence)
+{
+	return (uint64_t)lane << 56 | sequence;
+}
+
 static inline enum wire_class wire_words_class(const struct wire_words *words)
 {
 	return words->first >> WIRE_CLASS_BIT & (WIRE_CLASSES - 1);
@@ -251,7 +256,7 @@ static inline void wire_record_put(uint8_t header[WIRE_RECORD_HEADER],
 				   const struct wire_record *record)
 {
 	wire_put64(header, wire_first(record->class, record->phase, record->index));
-	wire_put64(header + 8, (uint64_t)record->lane << 56 | record->sequence);
+	wire_put64(header + 8, wire_counter(record->lane, record->sequence));
 }
 
 /* Nonce of a record: IV xor (four zero bytes, counter), RFC 8446 section 5.3. */

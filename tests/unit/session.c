@@ -70,7 +70,7 @@ static void test_state(void **state)
 				struct session_tx *lane = session_tx_lane(&session, i);
 
 				assert_int_equal((uintptr_t)lane % 64, 0);
-				assert_int_equal(lane->next, 0);
+				assert_int_equal(lane->next, wire_counter((uint8_t)i, 0));
 				assert_int_equal(lane->used, 0);
 				memset(lane, 0xff, sizeof(*lane));
 			}
