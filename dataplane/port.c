@@ -9,13 +9,12 @@
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
-#include <rte_memzone.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "node.h"
+#include "buffers.h"
 #include "report.h"
 #include "shed.h"
 
@@ -52,51 +51,10 @@ static unsigned int buffer_room(uint16_t mtu)
 	return RTE_ALIGN_CEIL(room, RTE_CACHE_LINE_SIZE);
 }
 
-static size_t object_size(uint16_t mtu)
-{
-	return rte_mempool_calc_obj_size((uint32_t)(sizeof(struct rte_mbuf) + buffer_room(mtu)),
-					 RTE_MEMPOOL_F_NO_IOVA_CONTIG, NULL);
-}
-
 size_t port_memory(const struct dataplane_config *config)
 {
-	return config->workers * BUFFERS * (object_size(config->mtu) + sizeof(void *) * 2);
-}
-
-// One piece of memory, since a pool becomes the memory of an AF_XDP socket; of another node if the
-// wanted one has no huge pages left.
-static int pool_new(struct rte_mempool **out, unsigned int number, uint16_t mtu, int node)
-{
-	size_t size = BUFFERS * object_size(mtu);
-	const struct rte_memzone *zone;
-	struct rte_mempool *pool;
-	char name[32];
-	int r;
-
-	snprintf(name, sizeof(name), "viaduct-%u", number);
-	pool = rte_mempool_create_empty(name, BUFFERS,
-					(unsigned int)sizeof(struct rte_mbuf) + buffer_room(mtu),
-					BUFFER_CACHE, sizeof(struct rte_pktmbuf_pool_private),
-					SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
-	if (!pool)
-		return -rte_errno;
-	zone = rte_memzone_reserve_aligned(name, size, node, 0, (unsigned int)getpagesize());
-	if (!zone)
-		zone = rte_memzone_reserve_aligned(name, size, SOCKET_ID_ANY, 0,
-						   (unsigned int)getpagesize());
-	if (!zone)
-		return -rte_errno;
-	node_bind(node, zone->addr, size); // for ordinary memory, which DPDK doesn't place
-	// what was given back last is in the cache; where this library is missing, the first is
-	// taken
-	rte_mempool_set_ops_byname(pool, "stack", NULL);
-	rte_pktmbuf_pool_init(pool, NULL);
-	r = rte_mempool_populate_iova(pool, zone->addr, zone->iova, size, NULL, NULL);
-	if (r != BUFFERS)
-		return r < 0 ? r : -ENOMEM;
-	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
-	*out = pool;
-	return 0;
+	return config->workers * BUFFERS *
+	       (buffers_size(buffer_room(config->mtu)) + sizeof(void *) * 2);
 }
 
 struct sockets {
@@ -228,7 +186,7 @@ static int af_xdp_start(struct port *port, const struct dataplane_config *config
 			 interface->name, interface->tx_queues, config->workers, interface->name);
 		return -EINVAL;
 	}
-	if (object_size(config->mtu) > (size_t)getpagesize()) {
+	if (buffers_size(buffer_room(config->mtu)) > (size_t)getpagesize()) {
 		snprintf(error, DATAPLANE_ERROR_MAX,
 			 "an mtu of %u is too much for af_xdp: its packets must fit into a page; "
 			 "configure a smaller one, or use the driver af_packet",
@@ -332,11 +290,15 @@ int port_start(struct port *port, const struct dataplane_config *config, char *e
 
 	port->xdp.object = -1;
 	for (unsigned int i = 0; i < config->workers; i++) {
-		r = pool_new(&port->queues[i].pool, i, config->mtu, config->nodes[i]);
-		if (r) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "viaduct-%u", i);
+		port->queues[i].pool = buffers_new(name, BUFFERS, BUFFER_CACHE,
+						   buffer_room(config->mtu), config->nodes[i]);
+		if (!port->queues[i].pool) {
 			snprintf(error, DATAPLANE_ERROR_MAX,
 				 "no memory for the buffers of worker %u", i);
-			return r;
+			return -ENOMEM;
 		}
 	}
 	if (config->driver != DATAPLANE_AUTO)

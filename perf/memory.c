@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "buffers.h"
 #include "node.h"
 
 enum { BUFFERS = 65535 };
@@ -153,9 +154,8 @@ static void make_ports(struct memory *memory, uint32_t buffers, struct nic *nic)
 	struct rte_eth_conf conf = {0};
 
 	// as in viaductd
-	memory->pool =
-		rte_pktmbuf_pool_create_by_ops("buffers", buffers ? buffers : BUFFERS, 512, 0,
-					       RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY, "stack");
+	memory->pool = buffers_new("buffers", buffers ? buffers : BUFFERS, 512,
+				   RTE_MBUF_DEFAULT_BUF_SIZE, NODE_ANY);
 	if (!memory->pool)
 		memory_fail("no memory for buffers");
 	memory->port.queue_count = memory->config.workers;
