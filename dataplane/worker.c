@@ -209,38 +209,42 @@ drop_foreign(struct worker *worker, struct rte_mbuf *buffer)
 	rte_pktmbuf_free(buffer);
 }
 
-// Describes a frame that is a datagram for us. False: it isn't, and ends here.
-static inline bool classify(struct worker *worker, struct rte_mbuf *buffer,
-			    struct forward_input *input)
+// Reads a frame that is a datagram for us, and where it came from. False: it isn't, and ends here.
+static inline bool classify(struct worker *worker, struct rte_mbuf *buffer, struct frame *frame,
+			    struct endpoint *source)
 {
-	uint8_t *data = rte_pktmbuf_mtod(buffer, uint8_t *);
-	struct frame frame = frame_parse(&input->source, data, rte_pktmbuf_data_len(buffer));
+	const uint8_t *data = rte_pktmbuf_mtod(buffer, const uint8_t *);
 
-	if (!frame.header_length || frame.port != worker->port ||
+	*frame = frame_parse(source, data, rte_pktmbuf_data_len(buffer));
+	if (!frame->header_length || frame->port != worker->port ||
 	    memcmp(data + FRAME_MAC_SIZE, worker->mac, FRAME_MAC_SIZE) == 0) {
 		drop_foreign(worker, buffer);
 		return false;
 	}
-	input->buffer = buffer;
-	input->record = data + frame.header_length;
-	input->length = frame.record_length;
-	input->frame_length = (uint8_t)frame.header_length;
-	input->handed = false;
 	return true;
 }
 
-/* What was received, on its way to the core or, if it is to be shed, to the backlog. */
+// Describes it, but for its source.
+static inline void describe(struct forward_input *input, struct rte_mbuf *buffer,
+			    const struct frame *frame)
+{
+	input->buffer = buffer;
+	input->record = rte_pktmbuf_mtod_offset(buffer, uint8_t *, frame->header_length);
+	input->length = frame->record_length;
+	input->frame_length = (uint8_t)frame->header_length;
+	input->handed = false;
+}
+
+/* What was received, on its way to the core. */
 struct intake {
-	bool shed;
 	unsigned int records;       // so far, that were passed on
 	struct forward_input *next; // of those below
 	struct forward_input inputs[FORWARD_BURST];
 };
 
 // Sets all but the inputs, which are large.
-static inline void intake_init(struct intake *intake, bool shed)
+static inline void intake_init(struct intake *intake)
 {
-	intake->shed = shed;
 	intake->records = 0;
 	intake->next = intake->inputs;
 }
@@ -254,9 +258,7 @@ static inline void pass_on(struct worker *worker, struct intake *intake)
 {
 	unsigned int n = FORWARD_BURST - intake_room(intake);
 
-	if (intake->shed)
-		shed_put(&worker->shed, &worker->forward, intake->inputs, n, worker->now_ms);
-	else if (n)
+	if (n)
 		forward_burst(&worker->forward, intake->inputs, n, worker->now_ms);
 	intake->records += n;
 	intake->next = intake->inputs;
@@ -278,16 +280,73 @@ static void __attribute__((noinline)) take_apart(struct worker *worker, struct i
 static inline void take_in(struct worker *worker, struct intake *intake, struct rte_mbuf *buffer)
 {
 	struct forward_input *input;
+	struct frame frame;
 
 	if (intake->next == intake->inputs + FORWARD_BURST) // there were bundles
 		pass_on(worker, intake);
 	input = intake->next;
-	if (!classify(worker, buffer, input))
+	if (!classify(worker, buffer, &frame, &input->source))
 		return;
+	describe(input, buffer, &frame);
 	if (__builtin_expect(wire_is_bundle(input->record, input->length), 0))
 		take_apart(worker, intake);
 	else
 		intake->next = input + 1;
+}
+
+// Puts the records of a bundle, which the backlog has got a description of. Returns how many.
+static unsigned int __attribute__((noinline)) put_apart(struct worker *worker)
+{
+	struct shed *shed = &worker->shed;
+	struct forward_input bundle = *shed_next(shed);
+	size_t at = WIRE_BUNDLE_HEADER;
+	unsigned int sum = 0;
+
+	while (bundle.buffer) {
+		if (!unbundle(&worker->forward, &bundle, &at, shed_next(shed), 1, worker->now_ms))
+			continue;
+		shed_put(shed, &worker->forward);
+		sum++;
+	}
+	return sum;
+}
+
+// Something that is to be dropped, or taken apart, on its way to the backlog.
+static unsigned int __attribute__((noinline, cold)) put_other(struct worker *worker)
+{
+	const struct forward_input *input = shed_next(&worker->shed);
+
+	if (wire_is_bundle(input->record, input->length))
+		return put_apart(worker);
+	shed_put(&worker->shed, &worker->forward);
+	return 1;
+}
+
+// Puts what was received into the backlog, and describes it only if it stays there: what is shed
+// costs as little as can be. Returns how many records it was.
+static inline unsigned int put(struct worker *worker, struct rte_mbuf *buffer)
+{
+	struct shed *shed = &worker->shed;
+	struct forward_input *input = shed_next(shed);
+	const uint8_t *data = rte_pktmbuf_mtod(buffer, const uint8_t *);
+	struct wire_words header;
+	struct shed_claim claim;
+	struct frame frame;
+
+	if (!classify(worker, buffer, &frame, &input->source))
+		return 0;
+	if (wire_words_get(&header, data + frame.header_length, frame.record_length) != WIRE_OK) {
+		describe(input, buffer, &frame);
+		return put_other(worker);
+	}
+	claim = shed_count(shed, &worker->forward, &header, &input->source);
+	if (!shed_admits(shed, claim)) {
+		shed_refuse(shed, &worker->forward, buffer, claim.class);
+		return 1;
+	}
+	describe(input, buffer, &frame);
+	shed_keep(shed, &worker->forward, claim);
+	return 1;
 }
 
 static unsigned int forward_backlog(struct worker *worker)
@@ -295,44 +354,42 @@ static unsigned int forward_backlog(struct worker *worker)
 	struct forward_input inputs[FORWARD_BURST];
 	unsigned int n = shed_take(&worker->shed, inputs, FORWARD_BURST);
 
-	// a burst or two that came at once are no reason to be strict
-	worker->forward.overloaded = worker->shed.count > worker->shed.room / 2;
+	worker->forward.overloaded = shed_overloaded(&worker->shed);
 	if (n)
 		forward_burst(&worker->forward, inputs, n, worker->now_ms);
 	worker->forward.overloaded = false;
 	return n;
 }
 
-// Reads all that waits, up to a limit, and forwards what is most important. While one burst is
-// looked at, the next one is on its way from where another core or a device has written it.
-static unsigned int __attribute__((noinline)) catch_up(struct worker *worker)
+// Reads all that waits, up to a limit, from the first `n` frames on, and forwards what is most
+// important. While one burst is looked at, the next one is on its way from where another core or a
+// device has written it.
+static unsigned int __attribute__((noinline))
+catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 {
 	struct rte_mbuf *buffers[2][FORWARD_BURST];
-	struct rte_mbuf **now = buffers[0], **then = buffers[1], **other;
-	struct intake intake;
-	unsigned int n, next, read, work;
+	struct rte_mbuf **now = first, **then = buffers[0];
+	unsigned int next, records = 0, work = n;
 
-	intake_init(&intake, true);
-	work = n = receive_some(worker, now);
+	shed_begin(&worker->shed, &worker->forward, worker->now_ms);
 	for (unsigned int i = 0; i < n; i++)
 		fetch(now[i], 1);
 	while (n) {
 		next = 0;
-		if (n == FORWARD_BURST && intake.records + n < CATCH_UP)
+		if (n == FORWARD_BURST && records + n < CATCH_UP)
 			next = receive_some(worker, then);
 		for (unsigned int i = 0; i < n; i++) {
 			if (i < next)
 				fetch(then[i], 1);
-			take_in(worker, &intake, now[i]);
+			records += put(worker, now[i]);
 		}
-		pass_on(worker, &intake);
 		n = next;
-		other = now;
 		now = then;
-		then = other;
+		then = now == buffers[0] ? buffers[1] : buffers[0];
 	}
+	shed_end(&worker->shed, &worker->forward);
 	// bundles may have held more than the limit
-	for (read = intake.records; read > CATCH_UP; read -= CATCH_UP)
+	for (; records > CATCH_UP; records -= CATCH_UP)
 		forward_backlog(worker);
 	work += forward_backlog(worker);
 	if (!worker->shed.count)
@@ -355,15 +412,11 @@ static unsigned int receive(struct worker *worker)
 {
 	struct rte_mbuf *buffers[FORWARD_BURST];
 	struct intake intake;
-	bool shed = false;
-	unsigned int n;
+	unsigned int n = receive_some(worker, buffers);
 
-	if (worker->shed.count)
-		return catch_up(worker);
-	n = receive_some(worker, buffers);
-	if (n == FORWARD_BURST && worker->spike >= SPIKE)
-		shed = sheds(worker);
-	intake_init(&intake, shed);
+	if (worker->shed.count || (n == FORWARD_BURST && worker->spike >= SPIKE && sheds(worker)))
+		return catch_up(worker, buffers, n);
+	intake_init(&intake);
 	for (unsigned int i = 0; i < n && i < AHEAD; i++)
 		fetch(buffers[i], OPEN_LINES);
 	for (unsigned int i = 0; i < n; i++) {
@@ -373,7 +426,20 @@ static unsigned int receive(struct worker *worker)
 	}
 	pass_on(worker, &intake);
 	worker->spike = n == FORWARD_BURST ? worker->spike + intake.records : 0;
-	return shed ? n + catch_up(worker) : n;
+	return n;
+}
+
+// Puts records that another worker received behind those of the same lanes that wait.
+static void put_handed(struct worker *worker, struct rte_mbuf **buffers, unsigned int n)
+{
+	struct shed *shed = &worker->shed;
+
+	shed_begin(shed, &worker->forward, worker->now_ms);
+	for (unsigned int i = 0; i < n; i++) {
+		memcpy(shed_next(shed), buffers[i]->buf_addr, sizeof(struct forward_input));
+		shed_put(shed, &worker->forward);
+	}
+	shed_end(shed, &worker->forward);
 }
 
 // Records that other workers received on lanes of this one.
@@ -390,14 +456,15 @@ static unsigned int take_over(struct worker *worker)
 					      FORWARD_BURST, NULL);
 		for (unsigned int i = 0; i < n; i++)
 			rte_prefetch0(buffers[i]->buf_addr);
+		sum += n;
+		if (worker->shed.count) {
+			put_handed(worker, buffers, n);
+			continue;
+		}
 		for (unsigned int i = 0; i < n; i++)
 			memcpy(&inputs[i], buffers[i]->buf_addr, sizeof(inputs[i]));
-		// behind those of the same lanes that wait
-		if (n && worker->shed.count)
-			shed_put(&worker->shed, &worker->forward, inputs, n, worker->now_ms);
-		else if (n)
+		if (n)
 			forward_burst(&worker->forward, inputs, n, worker->now_ms);
-		sum += n;
 	}
 	return sum;
 }

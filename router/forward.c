@@ -19,9 +19,9 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 	receive_end(forward);
 }
 
-bool forward_parse(struct forward *forward, struct forward_input *input, struct wire_record *header)
+void forward_drop_unread(struct forward *forward, struct forward_input *input, enum wire_parse why)
 {
-	return receive_parse(forward, input, header);
+	receive_drop_unread(forward, input, why);
 }
 
 void forward_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason)

@@ -255,9 +255,8 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 void forward_commands(struct forward *forward, const struct forward_command *commands,
 		      unsigned int n, uint64_t now_ms);
 
-/* Reads a received record's header. False: it is none, and was dropped. The same rules. */
-bool forward_parse(struct forward *forward, struct forward_input *input,
-		   struct wire_record *header);
+/* Drops what wire_words_get() says is no record, `why`. The same rules. */
+void forward_drop_unread(struct forward *forward, struct forward_input *input, enum wire_parse why);
 
 /* Drops a record that shall not be opened, for `reason`. The same rules. */
 void forward_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason);

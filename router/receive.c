@@ -289,8 +289,8 @@ static void give_away(struct forward *forward, const struct forward_leaving *lea
 				    __ATOMIC_RELEASE, __ATOMIC_RELAXED);
 }
 
-static void __attribute__((noinline, cold))
-drop_unread(struct forward *forward, struct forward_input *input, enum wire_parse result)
+void __attribute__((noinline, cold))
+receive_drop_unread(struct forward *forward, struct forward_input *input, enum wire_parse why)
 {
 	static const uint8_t reasons[] = {
 		[WIRE_BAD_SIZE] = DROP_RECORD_TRUNCATED,
@@ -298,16 +298,7 @@ drop_unread(struct forward *forward, struct forward_input *input, enum wire_pars
 		[WIRE_BAD_RESERVED] = DROP_RECORD_RESERVED,
 	};
 
-	drop_record(forward, input, reasons[result]);
-}
-
-bool receive_parse(struct forward *forward, struct forward_input *input, struct wire_record *header)
-{
-	enum wire_parse result = wire_record_get(header, input->record, input->length);
-
-	if (result != WIRE_OK)
-		drop_unread(forward, input, result);
-	return result == WIRE_OK;
+	drop_record(forward, input, reasons[why]);
 }
 
 void receive_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason)
@@ -360,7 +351,7 @@ static unsigned int parse_all(struct forward *forward, struct forward_input *inp
 
 		result = wire_words_get(&record->header, input->record, input->length);
 		if (result != WIRE_OK) {
-			drop_unread(forward, input, result);
+			receive_drop_unread(forward, input, result);
 			continue;
 		}
 		record->input = input;

@@ -13,9 +13,8 @@ void receive_burst(struct forward *forward, struct forward_input *inputs, unsign
 /* When nothing more is needed of the burst: gives back its buffers, and lanes that are to leave. */
 void receive_end(struct forward *forward);
 
-/* forward_parse() and forward_refuse() */
-bool receive_parse(struct forward *forward, struct forward_input *input,
-		   struct wire_record *header);
+/* forward_drop_unread() and forward_refuse() */
+void receive_drop_unread(struct forward *forward, struct forward_input *input, enum wire_parse why);
 void receive_refuse(struct forward *forward, struct forward_input *input, enum drop_record reason);
 
 #endif

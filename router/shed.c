@@ -14,6 +14,20 @@ static const uint8_t within[] = {
 	[WIRE_BULK] = SHED_BULK,
 };
 
+/* Beyond it, and beyond twice the share. */
+static const uint8_t over[] = {
+	[WIRE_CONTROL] = SHED_CRITICAL_OVER,
+	[WIRE_CRITICAL] = SHED_CRITICAL_OVER,
+	[WIRE_NORMAL] = SHED_NORMAL_OVER,
+	[WIRE_BULK] = SHED_BULK_OVER,
+};
+static const uint8_t far[] = {
+	[WIRE_CONTROL] = SHED_CRITICAL_FAR,
+	[WIRE_CRITICAL] = SHED_CRITICAL_FAR,
+	[WIRE_NORMAL] = SHED_NORMAL_FAR,
+	[WIRE_BULK] = SHED_BULK_FAR,
+};
+
 static unsigned int least(unsigned int a, unsigned int b)
 {
 	return a < b ? a : b;
@@ -23,8 +37,9 @@ void shed_init(struct shed *shed)
 {
 	for (unsigned int i = 0; i < SHED_BACKLOG; i++)
 		shed->next[i] = (uint16_t)(i + 1);
+	shed->spare = shed->entries;
 	shed->share = SHED_FIRST_SHARE;
-	shed->room = shed->standing = SHED_BACKLOG;
+	shed->fewest = SHED_BACKLOG;
 }
 
 /* The most that each sender may have so that all together have what was handled. */
@@ -57,50 +72,20 @@ static uint32_t fair_share(const struct shed *shed)
 	return share ? share : 1;
 }
 
-/* Which of the senders. Keyed, so that nobody can choose whom to share counts with. */
-static uint16_t sender_of(const struct forward *forward, const struct forward_input *input,
-			  uint32_t index)
+/* So many of a class may a sender send in a window to be within its share. */
+static inline uint32_t share_of(const struct shed *shed, enum wire_class class)
 {
-	const uint64_t *secret = forward->routes->secret;
-	uint64_t ip[2], hash;
-
-	memcpy(ip, input->source.ip, sizeof(ip));
-	hash = route_mix(ip[0] ^ secret[0], ip[1] ^ secret[1]);
-	hash ^= (uint64_t)index << 16 | wire_get16(input->source.port);
-	return route_mix(hash ^ secret[2], UINT64_C(0x9e3779b97f4a7c15)) % SHED_SENDERS;
+	return class >= WIRE_CRITICAL ? SHED_CRITICAL_SHARES * shed->share : shed->share;
 }
 
-/* Counts a record; which rank it has then. */
-static inline enum shed_rank rank_of(const struct shed *shed, struct shed_sender *sender,
-				     enum wire_class class)
+static inline enum shed_rank rank_of(const struct shed *shed, enum wire_class class,
+				     uint32_t arrived)
 {
-	static const uint8_t over[] = {
-		[WIRE_CONTROL] = SHED_CRITICAL_OVER,
-		[WIRE_CRITICAL] = SHED_CRITICAL_OVER,
-		[WIRE_NORMAL] = SHED_NORMAL_OVER,
-		[WIRE_BULK] = SHED_BULK_OVER,
-	};
-	static const uint16_t ones[WIRE_CLASSES][WIRE_CLASSES] = {
-		[WIRE_CONTROL] = {1, 1, 1, 1},
-		[WIRE_CRITICAL] = {1, 1, 1},
-		[WIRE_NORMAL] = {1, 1},
-		[WIRE_BULK] = {1},
-	};
-	uint32_t share = class >= WIRE_CRITICAL ? SHED_CRITICAL_SHARES * shed->share : shed->share;
-	uint64_t arrived, more;
+	uint32_t share = share_of(shed, class);
 
-	// all four at once: none overflows before the first does
-	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
-		memcpy(&arrived, sender->arrived, sizeof(arrived));
-		memcpy(&more, ones[class], sizeof(more));
-		arrived += more;
-		memcpy(sender->arrived, &arrived, sizeof(arrived));
-	}
-	if (sender->arrived[class] <= share)
+	if (arrived <= share)
 		return within[class];
-	if (sender->arrived[class] <= 2 * share)
-		return over[class];
-	return over[class] + SHED_CRITICAL_FAR - SHED_CRITICAL_OVER;
+	return arrived <= 2 * share ? over[class] : far[class];
 }
 
 /* Fetches a record that will soon be opened. */
@@ -127,37 +112,40 @@ static inline void append(struct shed *shed, enum shed_rank rank, uint16_t numbe
 	shed->occupied |= 1u << rank;
 }
 
-static inline void push(struct shed *shed, enum shed_rank rank, enum wire_class class,
-			uint16_t sender, const struct forward_input *input)
+static inline void set_spare(struct shed *shed, uint16_t number)
 {
-	uint16_t number = shed->free;
-	struct shed_entry *entry = &shed->entries[number];
+	shed->spare = &shed->entries[number];
+}
 
-	shed->free = shed->next[number];
-	entry->input = *input;
-	entry->sender = sender;
-	entry->class = class;
+/* Puts the spare entry at the end of a rank's queue. */
+static inline void push(struct shed *shed, enum shed_rank rank, struct shed_claim claim)
+{
+	struct shed_entry *entry = shed->spare;
+	uint16_t number = (uint16_t)(entry - shed->entries);
+
+	set_spare(shed, shed->next[number]);
+	entry->sender = (uint16_t)(claim.sender - shed->senders);
+	entry->class = claim.class;
 	append(shed, rank, number);
 	shed->count++;
 	// its turn comes soon; else see fetch_next()
 	if (shed->queues[rank].count <= FORWARD_BURST)
-		fetch(input);
+		fetch(&entry->input);
 }
 
-/* Takes the first entry out of a rank's queue: valid until the next one is put in. */
+/* Takes the first entry out of a rank's queue: valid until the next record is described. */
 static inline struct shed_entry *pop(struct shed *shed, enum shed_rank rank)
 {
 	struct shed_queue *queue = &shed->queues[rank];
 	uint16_t number = queue->first;
-	struct shed_entry *entry = &shed->entries[number];
 
 	queue->first = shed->next[number];
 	if (--queue->count == 0)
 		shed->occupied &= ~(1u << rank);
 	shed->count--;
-	shed->next[number] = shed->free;
-	shed->free = number;
-	return entry;
+	shed->next[number] = (uint16_t)(shed->spare - shed->entries);
+	set_spare(shed, number);
+	return shed->spare;
 }
 
 /* In a new window, what waits beyond its sender's share may be within it. */
@@ -173,11 +161,12 @@ static void rank_anew(struct shed *shed)
 		uint16_t number = queues[rank].first;
 
 		while (queues[rank].count--) {
-			struct shed_entry *entry = &shed->entries[number];
+			const struct shed_entry *entry = &shed->entries[number];
 			uint16_t next = shed->next[number];
+			uint32_t arrived =
+				shed_count_one(&shed->senders[entry->sender], entry->class);
 
-			append(shed, rank_of(shed, &shed->senders[entry->sender], entry->class),
-			       number);
+			append(shed, rank_of(shed, entry->class, arrived), number);
 			number = next;
 		}
 	}
@@ -194,10 +183,10 @@ static void begin_window(struct shed *shed, uint64_t now_ms)
 		if (shed->share != SHED_NO_SHARE && share < shed->share - shed->share / 4)
 			share = shed->share - shed->share / 4;
 		// what has always waited was only older when its turn came
-		if (shed->standing > SHED_STANDING && shed->standing < SHED_BACKLOG)
-			shed->room = SHED_ROOM;
+		if (shed->fewest > SHED_STANDING && shed->fewest < SHED_BACKLOG)
+			shed->stands = true;
 	}
-	shed->standing = SHED_BACKLOG;
+	shed->fewest = SHED_BACKLOG;
 	shed->share = share;
 	shed->handled = 0;
 	shed->window_ms = now_ms;
@@ -209,102 +198,120 @@ static void begin_window(struct shed *shed, uint64_t now_ms)
 _Static_assert(DROP_RECORD_SHED_CONTROL - DROP_RECORD_SHED_BULK == WIRE_CONTROL - WIRE_BULK,
 	       "the reasons are in the order of the classes");
 
-/* What a burst has shed, which is counted and given back together. */
-struct refused {
-	uint32_t count;
-	uint32_t classes[WIRE_CLASSES];
-	void *buffers[FORWARD_BURST];
-};
-
-static inline void refuse(struct forward *forward, struct refused *refused,
-			  struct forward_input *input, enum wire_class class)
+/* Finds out which ranks there is room for, and what that means for each class. */
+static void find_room(struct shed *shed)
 {
-	if (input->handed) {
-		forward_refuse(forward, input, DROP_RECORD_SHED_BULK + class);
-		return;
+	// the reserve may have been another when what is there came
+	unsigned int others = shed->count - shed->queues[SHED_CONTROL].count;
+	unsigned int all = SHED_BACKLOG - shed->reserved, end = all;
+	enum shed_rank waits = shed->occupied ? 31 - __builtin_clz(shed->occupied) : SHED_CONTROL;
+
+	if (others >= all || shed->count >= SHED_BACKLOG) {
+		shed->roomy = SHED_CONTROL;
+	} else if (shed->stands && others >= SHED_ROOM) {
+		shed->roomy = SHED_NORMAL;
+	} else if (shed->stands && others >= SHED_ROOM / 2) {
+		shed->roomy = SHED_BULK;
+		end = least(all, SHED_ROOM);
+	} else {
+		shed->roomy = SHED_RANKS;
+		if (shed->stands)
+			end = least(all, SHED_ROOM / 2);
 	}
-	refused->classes[class]++;
-	refused->buffers[refused->count++] = input->buffer;
+	shed->left = least(end - others, SHED_BACKLOG - shed->count);
+	shed->cut = waits > shed->roomy ? waits : shed->roomy;
+	for (enum wire_class class = WIRE_BULK; class < WIRE_CLASSES; class ++) {
+		uint32_t share = share_of(shed, class);
+
+		if (shed->cut > far[class])
+			share = UINT32_MAX;
+		else if (shed->cut > over[class])
+			share *= 2;
+		else if (shed->cut <= within[class])
+			share = 0;
+		shed->admitted[class] = share;
+	}
+	// which has a reserve
+	if (shed->admitted[WIRE_CONTROL] == 0)
+		shed->admitted[WIRE_CONTROL] = share_of(shed, WIRE_CONTROL);
 }
 
-static void give_back(struct forward *forward, struct refused *refused)
+void shed_begin(struct shed *shed, struct forward *forward, uint64_t now_ms)
 {
+	if (now_ms - shed->window_ms >= SHED_WINDOW_MS)
+		begin_window(shed, now_ms);
+	shed->reserved = SHED_BACKLOG * shed->control / PERCENT;
+	forward->now_ms = now_ms;
+	find_room(shed);
+}
+
+void shed_end(struct shed *shed, struct forward *forward)
+{
+	struct shed_refused *refused = &shed->refused;
 	struct counters *counters = &forward->counters;
 
+	if (!refused->count)
+		return;
 	counters->records_received += refused->count;
 	for (enum wire_class class = WIRE_BULK; class < WIRE_CLASSES; class ++) {
 		enum drop_record reason = DROP_RECORD_SHED_BULK + class;
 
 		counters->records_dropped[reason] += refused->classes[class];
 		counters->classes.records_dropped[class][reason] += refused->classes[class];
+		refused->classes[class] = 0;
 	}
 	forward->ops->release(forward->worker, refused->buffers, refused->count);
+	refused->count = 0;
 }
 
-/*
- * The rank at whose cost there is room, if somebody of it waits: for higher ones only; SHED_RANKS
- * if there is room anyway.
- */
-static inline enum shed_rank lowest(const struct shed *shed, unsigned int reserved)
+/* Refuses also what another worker has received. */
+static inline void refuse(struct shed *shed, struct forward *forward, struct forward_input *input,
+			  enum wire_class class)
 {
-	// the reserve may have been another when what is there came
-	unsigned int others = shed->count - shed->queues[SHED_CONTROL].count;
-	bool full = others >= SHED_BACKLOG - reserved || shed->count >= SHED_BACKLOG;
-	enum shed_rank cut;
-
-	if (!full && others < shed->room)
-		return SHED_RANKS;
-	cut = shed->occupied ? 31 - __builtin_clz(shed->occupied) : SHED_CONTROL;
-	// critical ones have all of it
-	return cut < SHED_NORMAL && !full ? SHED_NORMAL : cut;
+	if (input->handed)
+		forward_refuse(forward, input, DROP_RECORD_SHED_BULK + class);
+	else
+		shed_refuse(shed, forward, input->buffer, class);
 }
 
-void shed_put(struct shed *shed, struct forward *forward, struct forward_input *inputs,
-	      unsigned int n, uint64_t now_ms)
+void shed_keep(struct shed *shed, struct forward *forward, struct shed_claim claim)
 {
-	unsigned int reserved = SHED_BACKLOG * shed->control / PERCENT;
-	struct refused refused;
-	enum shed_rank cut;
+	enum shed_rank rank = rank_of(shed, claim.class, claim.arrived);
+	struct shed_entry *oldest;
 
-	refused.count = 0;
-	memset(refused.classes, 0, sizeof(refused.classes));
-	if (now_ms - shed->window_ms >= SHED_WINDOW_MS)
-		begin_window(shed, now_ms);
-	forward->now_ms = now_ms;
-	cut = lowest(shed, reserved);
-	for (unsigned int i = 0; i < n; i++) {
-		struct forward_input *input = &inputs[i];
-		struct shed_entry *oldest;
-		struct wire_record header;
-		enum shed_rank rank;
-		uint16_t sender;
-
-		if (wire_record_get(&header, input->record, input->length) != WIRE_OK) {
-			forward_parse(forward, input, &header);
-			continue;
-		}
-		// all that waits is of higher classes: who sent it makes no difference
-		if (cut < within[header.class]) {
-			refuse(forward, &refused, input, header.class);
-			continue;
-		}
-		sender = sender_of(forward, input, header.index);
-		rank = rank_of(shed, &shed->senders[sender], header.class);
-		if (rank == SHED_CONTROL
-			    ? shed->queues[rank].count >= reserved || shed->count >= SHED_BACKLOG
-			    : cut <= rank) {
-			refuse(forward, &refused, input, header.class);
-			continue;
-		}
-		if (rank != SHED_CONTROL && shed->occupied >> cut & 1) {
-			oldest = pop(shed, cut);
-			refuse(forward, &refused, &oldest->input, oldest->class);
-		}
-		push(shed, rank, header.class, sender, input);
-		cut = lowest(shed, reserved);
+	if (rank == SHED_CONTROL &&
+	    (shed->queues[SHED_CONTROL].count >= shed->reserved || shed->count >= SHED_BACKLOG)) {
+		refuse(shed, forward, shed_next(shed), claim.class);
+		return;
 	}
-	if (refused.count)
-		give_back(forward, &refused);
+	push(shed, rank, claim);
+	if (rank < shed->roomy || rank == SHED_CONTROL) {
+		if (--shed->left == 0)
+			find_room(shed);
+		return;
+	}
+	oldest = pop(shed, shed->cut);
+	refuse(shed, forward, &oldest->input, oldest->class);
+	if (!(shed->occupied >> shed->cut & 1))
+		find_room(shed);
+}
+
+void shed_put(struct shed *shed, struct forward *forward)
+{
+	struct forward_input *input = shed_next(shed);
+	struct shed_claim claim;
+	struct wire_words header;
+	enum wire_parse result = wire_words_get(&header, input->record, input->length);
+
+	if (result != WIRE_OK) {
+		forward_drop_unread(forward, input, result);
+		return;
+	}
+	claim = shed_count(shed, forward, &header, &input->source);
+	if (shed_admits(shed, claim))
+		shed_keep(shed, forward, claim);
+	else
+		refuse(shed, forward, input, claim.class);
 }
 
 /* Moves up to `n` of a rank to `inputs`; returns how many. */
@@ -323,8 +330,8 @@ static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_
 		inputs[i] = shed->entries[number].input;
 		number = shed->next[number];
 	}
-	shed->next[last] = shed->free;
-	shed->free = queue->first;
+	shed->next[last] = (uint16_t)(shed->spare - shed->entries);
+	set_spare(shed, queue->first);
 	queue->first = (uint16_t)number;
 	queue->count -= n;
 	shed->count -= n;
@@ -360,10 +367,10 @@ unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned
 		taken += take(shed, rank, &inputs[taken], n - taken);
 	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken);
 	shed->handled += taken;
-	shed->standing = least(shed->standing, shed->count);
+	shed->fewest = least(shed->fewest, shed->count);
 	// there is time for more again
 	if (shed->count == 0)
-		shed->room = SHED_BACKLOG;
+		shed->stands = false;
 	fetch_next(shed);
 	return taken;
 }

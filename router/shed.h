@@ -20,7 +20,12 @@
  * wait.
  *
  * A backlog that is never empty makes all records late, and its frames cold. So when many have
- * waited throughout a window, what is less than critical has little room until all has been taken.
+ * waited throughout a window, what is less than critical has little room until all has been taken,
+ * and what is less than normal half of that, so that it isn't let in only to be displaced.
+ *
+ * What is shed must cost little. So a record is first counted, by its header alone, and described
+ * only if there is room. Whoever's record is shed is counted all the same: otherwise a share would
+ * be found without those whose records are all shed, and one sender could have theirs.
  *
  * One worker's own. Time is an argument.
  */
@@ -32,7 +37,7 @@
 enum {
 	SHED_BACKLOG = 1024, // records
 	SHED_STANDING = 64,  // when more than so many have waited throughout a window,
-	SHED_ROOM = 128,     // there is room for so many
+	SHED_ROOM = 128,     // there is room for normal ones while fewer than so many wait
 	SHED_SENDERS = 4096, // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
 	SHED_CRITICAL_SHARES = 2,
@@ -58,6 +63,14 @@ struct shed_sender {
 	uint16_t arrived[WIRE_CLASSES]; // in this window, of this class or a higher one
 };
 
+/* What decides whether a record is kept. */
+struct shed_claim {
+	struct shed_sender *sender;
+	uint32_t arrived; // of its sender's, with it
+	enum wire_class class;
+};
+
+/* A record that waits, or the next one. */
 struct shed_entry {
 	struct forward_input input;
 	uint16_t sender;
@@ -70,31 +83,125 @@ struct shed_queue {
 	unsigned int count;
 };
 
+/* What has been shed, which is counted and given back together. */
+struct shed_refused {
+	uint32_t count;
+	uint32_t classes[WIRE_CLASSES];
+	void *buffers[FORWARD_BURST];
+};
+
 struct shed {
+	/* what every record needs */
+	uint32_t admitted[WIRE_CLASSES]; // so many of a sender's in a window, as claims count them
+	struct shed_entry *spare;        // the first of the entries that are free
+	struct shed_refused refused;
+
 	unsigned int count;    // records in the backlog
 	uint32_t occupied;     // bits of the ranks that have some
+	enum shed_rank roomy;  // the ranks before this one have room,
+	unsigned int left;     // for so many, before that changes
+	enum shed_rank cut;    // those from this one on are shed; those between displace it
 	unsigned int control;  // percent, set by the caller at any time
+	unsigned int reserved; // so many records, for class control
 	uint32_t share;        // of a sender, records a window; SHED_NO_SHARE
 	uint32_t handled;      // records taken in this window
-	unsigned int room;     // of the backlog, for what is less than critical
-	unsigned int standing; // the fewest that have waited in this window
+	unsigned int fewest;   // that have waited in this window
+	bool stands;           // a backlog that is never empty
 	uint64_t window_ms;    // when it began
-	uint16_t free;         // the first of the entries that are
 	struct shed_queue queues[SHED_RANKS];
-	uint16_t next[SHED_BACKLOG]; // of each entry in its queue
-	struct shed_entry entries[SHED_BACKLOG];
+	uint16_t next[SHED_BACKLOG + 1]; // of each entry in its queue
+	struct shed_entry entries[SHED_BACKLOG + 1];
 	struct shed_sender senders[SHED_SENDERS];
 };
 
 /* `shed` is zeroed. */
 void shed_init(struct shed *shed);
 
+/* Before records are counted and kept, those of a turn. */
+void shed_begin(struct shed *shed, struct forward *forward, uint64_t now_ms);
+
+/* After that: counts what was shed, by the counters of `forward`, and gives it back. */
+void shed_end(struct shed *shed, struct forward *forward);
+
 /*
- * Takes over `n` (up to FORWARD_BURST) received records, and sheds what there is no room for, by
- * the counters of `forward`.
+ * Where a record is to be described. It is not the backlog's before shed_keep(): otherwise the next
+ * one overwrites it.
  */
-void shed_put(struct shed *shed, struct forward *forward, struct forward_input *inputs,
-	      unsigned int n, uint64_t now_ms);
+static inline struct forward_input *shed_next(struct shed *shed)
+{
+	return &shed->spare->input;
+}
+
+/* Counts a record of a sender; how many that are of its class or a higher one. */
+static inline uint32_t shed_count_one(struct shed_sender *sender, enum wire_class class)
+{
+	static const uint16_t ones[WIRE_CLASSES][WIRE_CLASSES] = {
+		[WIRE_CONTROL] = {1, 1, 1, 1},
+		[WIRE_CRITICAL] = {1, 1, 1},
+		[WIRE_NORMAL] = {1, 1},
+		[WIRE_BULK] = {1},
+	};
+	uint64_t arrived, more;
+
+	// all four at once: none overflows before the first does
+	if (sender->arrived[WIRE_BULK] < UINT16_MAX) {
+		memcpy(&arrived, sender->arrived, sizeof(arrived));
+		memcpy(&more, ones[class], sizeof(more));
+		arrived += more;
+		memcpy(sender->arrived, &arrived, sizeof(arrived));
+	}
+	return sender->arrived[class];
+}
+
+/* Counts a record. Senders are keyed, so that nobody can choose whom to share a count with. */
+static inline struct shed_claim shed_count(struct shed *shed, const struct forward *forward,
+					   const struct wire_words *header,
+					   const struct endpoint *source)
+{
+	const uint64_t *secret = forward->routes->secret;
+	struct shed_claim claim = {.class = wire_words_class(header)};
+	uint64_t ip[2], hash;
+	uint16_t port;
+
+	memcpy(ip, source->ip, sizeof(ip));
+	memcpy(&port, source->port, sizeof(port));
+	hash = route_mix(ip[0] ^ secret[0], ip[1] ^ secret[1]);
+	hash ^= (uint64_t)wire_words_index(header) << 16 | port;
+	hash = route_mix(hash ^ secret[2], UINT64_C(0x9e3779b97f4a7c15));
+	claim.sender = &shed->senders[hash % SHED_SENDERS];
+	claim.arrived = shed_count_one(claim.sender, claim.class);
+	return claim;
+}
+
+/* Whether to keep a record, or to refuse it. */
+static inline bool shed_admits(const struct shed *shed, struct shed_claim claim)
+{
+	return claim.arrived <= shed->admitted[claim.class];
+}
+
+/* Takes over the record in shed_next(); sheds it after all, or another, if there is no room. */
+void shed_keep(struct shed *shed, struct forward *forward, struct shed_claim claim);
+
+/* Sheds the record in `buffer`, which this worker has received. */
+static inline void shed_refuse(struct shed *shed, struct forward *forward, void *buffer,
+			       enum wire_class class)
+{
+	struct shed_refused *refused = &shed->refused;
+
+	refused->classes[class]++;
+	refused->buffers[refused->count++] = buffer;
+	if (refused->count == FORWARD_BURST)
+		shed_end(shed, forward);
+}
+
+/* Whether more wait than a burst or two that came at once. */
+static inline bool shed_overloaded(const struct shed *shed)
+{
+	return shed->count > (shed->stands ? SHED_ROOM : SHED_BACKLOG) / 2;
+}
+
+/* All of that with the record in shed_next(). */
+void shed_put(struct shed *shed, struct forward *forward);
 
 /* Moves up to `n` records to `inputs`, for forward_burst(); returns how many. */
 unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned int n);

@@ -38,8 +38,14 @@ static int set_up(void **state)
 static void put(struct over *o)
 {
 	struct fixture *f = o->f;
+	struct forward *forward = &f->workers[0].forward;
 
-	shed_put(o->shed, &f->workers[0].forward, f->inputs, f->input_count, f->now_ms);
+	shed_begin(o->shed, forward, f->now_ms);
+	for (unsigned int i = 0; i < f->input_count; i++) {
+		*shed_next(o->shed) = f->inputs[i];
+		shed_put(o->shed, forward);
+	}
+	shed_end(o->shed, forward);
 	f->input_count = 0;
 	f->held = o->shed->count;
 }
@@ -269,6 +275,30 @@ static void test_all_critical(void **state)
 		assert_int_equal(heard_of(o->f, peers[i]), 10);
 }
 
+/* A full backlog of one peer's critical records hides from nobody what the others send. */
+static void test_critical_flood(void **state)
+{
+	enum { STEPS = 200, HANDLED = 30, EACH = 3, FLOOD = 2 * HANDLED - 1 };
+	struct over *o = *state;
+	struct peer *peers[10];
+
+	make_peers(o, peers, 10);
+	for (int i = 0; i < 10; i++) {
+		fixture_clear(o->f);
+		o->f->now_ms += SHED_WINDOW_MS;
+		for (int step = 0; step < STEPS; step++) {
+			says(o, peers[0], peers[1], WIRE_CRITICAL, FLOOD, 0);
+			for (unsigned int from = 1; from < 10; from++)
+				says(o, peers[from], peers[0], WIRE_BULK, EACH, 0);
+			forward(o, HANDLED);
+		}
+	}
+	// twice its share, and the others what is left
+	assert_in_range(heard_of(o->f, peers[0]), 1, 3 * STEPS * EACH);
+	for (unsigned int i = 1; i < 10; i++)
+		assert_true(heard_of(o->f, peers[i]) >= STEPS * EACH * 3 / 4);
+}
+
 /* Higher classes use up a sender's share first, whenever they come. */
 static void test_share_by_class(void **state)
 {
@@ -357,10 +387,14 @@ static void test_share_changes(void **state)
 	assert_int_equal(o->shed->share, SHED_FIRST_SHARE);
 }
 
-/* When there are always many that wait, few may but critical ones. */
+/*
+ * When there are always many that wait, few may but critical ones, and fewer of less than normal;
+ * those that may displace nobody else.
+ */
 static void test_standing(void **state)
 {
 	struct over *o = *state;
+	unsigned int bulk;
 	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
 
 	says(o, a, b, WIRE_NORMAL, ROOM, 0);
@@ -370,12 +404,20 @@ static void test_standing(void **state)
 	o->shed->share = SHED_NO_SHARE;
 	while (o->shed->count >= SHED_ROOM)
 		forward(o, FORWARD_BURST);
+	while (o->shed->count >= SHED_ROOM / 2)
+		forward(o, FORWARD_BURST);
+	says(o, a, b, WIRE_BULK, ROOM, 0);
+	assert_int_equal(o->shed->count, SHED_ROOM / 2);
+	bulk = o->shed->queues[SHED_BULK].count;
+	says(o, a, b, WIRE_NORMAL, SHED_ROOM / 2, 0);
+	assert_int_equal(o->shed->queues[SHED_BULK].count, bulk);
 	says(o, a, b, WIRE_NORMAL, ROOM, 0);
+	assert_int_equal(o->shed->queues[SHED_BULK].count, 0);
 	assert_int_equal(o->shed->count, SHED_ROOM);
 	says(o, a, b, WIRE_CRITICAL, SHED_ROOM + 10, 0);
-	assert_int_equal(o->shed->count, SHED_ROOM + 10);
+	assert_int_equal(o->shed->count, 2 * SHED_ROOM + 10);
 	says(o, a, b, WIRE_NORMAL, 1, 0);
-	assert_int_equal(o->shed->count, SHED_ROOM + 10);
+	assert_int_equal(o->shed->count, 2 * SHED_ROOM + 10);
 	says(o, a, b, WIRE_CRITICAL, ROOM, 0);
 	assert_int_equal(o->shed->count, ROOM);
 	// until there was time for all
@@ -453,20 +495,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(classes_in_order),
-		TEST(lowest_is_shed),
-		TEST(reserve_for_control),
-		TEST(fair_share),
-		TEST(all_send_too_much),
-		TEST(all_critical),
-		TEST(share_by_class),
-		TEST(sender_stays_in_order),
-		TEST(others_in_its_name),
-		TEST(share_changes),
-		TEST(standing),
-		TEST(no_records),
-		TEST(strangers),
-		TEST(handed_over),
+		TEST(classes_in_order),   TEST(lowest_is_shed),    TEST(reserve_for_control),
+		TEST(fair_share),         TEST(all_send_too_much), TEST(all_critical),
+		TEST(critical_flood),     TEST(share_by_class),    TEST(sender_stays_in_order),
+		TEST(others_in_its_name), TEST(share_changes),     TEST(standing),
+		TEST(no_records),         TEST(strangers),         TEST(handed_over),
 	};
 
 	return cmocka_run_group_tests_name("shed", tests, NULL, NULL);
