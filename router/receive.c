@@ -390,8 +390,8 @@ static void find_sessions(struct forward_record *records, unsigned int n)
 static void __attribute__((noinline, cold))
 drop_unclaimed(struct forward *forward, struct forward_record *record, enum drop_record reason)
 {
-	record->lane = NULL;
 	drop_record(forward, record->input, reason);
+	record->lane = NULL;
 }
 
 /* The session of who isn't found at once; NULL: there is none, and the record was dropped. */
