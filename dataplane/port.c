@@ -265,6 +265,13 @@ static int af_packet_start(struct port *port, const struct dataplane_config *con
 	return r;
 }
 
+static void driver_stop(struct port *port)
+{
+	devices_stop(port);
+	if (port->driver == DATAPLANE_AF_XDP)
+		xdp_fini(&port->xdp);
+}
+
 static int driver_start(struct port *port, const struct dataplane_config *config,
 			enum dataplane_driver driver, char *error)
 {
@@ -280,15 +287,26 @@ static int driver_start(struct port *port, const struct dataplane_config *config
 			 dataplane_driver_name(driver), config->interface, strerror(-r),
 			 *report_last() ? "; " : "", report_last());
 	if (r)
-		port_stop(port);
+		driver_stop(port);
 	return r;
 }
 
-int port_start(struct port *port, const struct dataplane_config *config, char *error)
+static int some_driver_start(struct port *port, const struct dataplane_config *config, char *error)
 {
 	int r;
 
-	port->xdp.object = -1;
+	if (config->driver != DATAPLANE_AUTO)
+		return driver_start(port, config, config->driver, error);
+	r = driver_start(port, config, DATAPLANE_AF_XDP, error);
+	if (r) {
+		report(REPORT_WARNING, "msg=\"driver af_xdp not used\" reason=\"%s\"", error);
+		r = driver_start(port, config, DATAPLANE_AF_PACKET, error);
+	}
+	return r;
+}
+
+static int pools_new(struct port *port, const struct dataplane_config *config, char *error)
+{
 	for (unsigned int i = 0; i < config->workers; i++) {
 		char name[32];
 
@@ -301,21 +319,32 @@ int port_start(struct port *port, const struct dataplane_config *config, char *e
 			return -ENOMEM;
 		}
 	}
-	if (config->driver != DATAPLANE_AUTO)
-		return driver_start(port, config, config->driver, error);
-	r = driver_start(port, config, DATAPLANE_AF_XDP, error);
-	if (r) {
-		report(REPORT_WARNING, "msg=\"driver af_xdp not used\" reason=\"%s\"", error);
-		r = driver_start(port, config, DATAPLANE_AF_PACKET, error);
-	}
+	return 0;
+}
+
+static void pools_free(struct port *port)
+{
+	for (unsigned int i = 0; i < DATAPLANE_WORKERS_MAX; i++)
+		rte_mempool_free(port->queues[i].pool);
+}
+
+int port_start(struct port *port, const struct dataplane_config *config, char *error)
+{
+	int r;
+
+	port->xdp.object = -1;
+	r = pools_new(port, config, error);
+	if (r == 0)
+		r = some_driver_start(port, config, error);
+	if (r)
+		pools_free(port);
 	return r;
 }
 
 void port_stop(struct port *port)
 {
-	devices_stop(port);
-	if (port->driver == DATAPLANE_AF_XDP)
-		xdp_fini(&port->xdp);
+	driver_stop(port);
+	pools_free(port);
 }
 
 void port_drops(struct port *port, struct dataplane_kernel_drops *drops)
