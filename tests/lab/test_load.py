@@ -7,7 +7,7 @@ import pytest
 
 from netns import PEER_V4, ROAMING_V4
 from peer import (CONTROL, CONTROL_CLASS, PING, PONG, PUBLISH, REQUEST, SEND, Message, Peer)
-from relay import CONTROL_V4, CONTROL_V6, eventually
+from relay import CONTROL_V4, CONTROL_V6, PATIENCE, eventually
 from storm import Storm, StormyPeer
 
 SECONDS = 12
@@ -63,6 +63,7 @@ class Crowd:
         due = time.monotonic() + every
         step = 0
         while time.monotonic() < end or not enough():
+            assert time.monotonic() < end + PATIENCE, "it is never enough"
             for peer in self.members[:len(self.ids)]:
                 peer.chatter(self.ids)
             eventually(lambda: self.poll() or self.storm.underway() < UNDERWAY)

@@ -10,7 +10,7 @@ import pytest
 
 from netns import PEER_V4, PEERS_INTERFACE, ROAMING_V4, run
 from peer import SEND, Message
-from relay import eventually
+from relay import PATIENCE, eventually
 
 PEERS = 6
 TRAIN = 48  # records sent at once: more than a burst of the relay's
@@ -87,6 +87,7 @@ def test_lanes_move_all_the_time(relay, polling, join):
     for sender in itertools.cycle(peers):
         if time.monotonic() > end and all(traveller.moves > 10 for traveller in peers):
             break
+        assert time.monotonic() < end + PATIENCE, "they don't move"
         sender.move_when_due()
         sender.send_train(random.choice(peers))
         eventually(lambda: not underway(UNDERWAY), message=lambda: str(relay.drops().answer))
