@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <stdlib.h>
 
@@ -19,19 +18,6 @@ static int export(SSL *ssl, const char *label, const struct keys_binding *bindin
 		       : -EPROTO;
 }
 
-static EVP_CIPHER_CTX *direction_new(enum wire_aead aead, const uint8_t *key, int encrypt)
-{
-	const EVP_CIPHER *cipher =
-		aead == WIRE_AES_256_GCM ? EVP_aes_256_gcm() : EVP_chacha20_poly1305();
-	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-
-	if (ctx && EVP_CipherInit_ex(ctx, cipher, NULL, key, NULL, encrypt) != 1) {
-		EVP_CIPHER_CTX_free(ctx);
-		ctx = NULL;
-	}
-	return ctx;
-}
-
 int keys_new(struct keys **keys, enum wire_aead aead, uint32_t epoch,
 	     const uint8_t seal[WIRE_EXPORT_SIZE], const uint8_t open[WIRE_EXPORT_SIZE])
 {
@@ -40,9 +26,8 @@ int keys_new(struct keys **keys, enum wire_aead aead, uint32_t epoch,
 	if (!made)
 		return -ENOMEM;
 	made->epoch = epoch;
-	made->seal = direction_new(aead, seal, 1);
-	made->open = direction_new(aead, open, 0);
-	if (!made->seal || !made->open) {
+	if (cipher_init(&made->seal, aead, seal, true) ||
+	    cipher_init(&made->open, aead, open, false)) {
 		keys_free(made);
 		return -ENOMEM;
 	}
@@ -81,43 +66,30 @@ void keys_free(struct keys *keys)
 {
 	if (!keys)
 		return;
-	EVP_CIPHER_CTX_free(keys->seal); // wipes
-	EVP_CIPHER_CTX_free(keys->open);
+	cipher_fini(&keys->seal);
+	cipher_fini(&keys->open);
 	OPENSSL_cleanse(keys, sizeof(*keys));
 	free(keys);
 }
 
 int keys_seal(struct keys *keys, uint8_t *record, size_t length)
 {
-	uint8_t nonce[WIRE_IV_SIZE], *text = record + WIRE_RECORD_HEADER;
-	int n;
+	uint8_t nonce[WIRE_IV_SIZE];
 
 	wire_nonce(nonce, keys->seal_iv, record);
-	if (EVP_EncryptInit_ex(keys->seal, NULL, NULL, NULL, nonce) != 1 ||
-	    EVP_EncryptUpdate(keys->seal, NULL, &n, record, WIRE_RECORD_HEADER) != 1 ||
-	    EVP_EncryptUpdate(keys->seal, text, &n, text, (int)length) != 1 ||
-	    EVP_EncryptFinal_ex(keys->seal, text + length, &n) != 1 ||
-	    EVP_CIPHER_CTX_ctrl(keys->seal, EVP_CTRL_AEAD_GET_TAG, WIRE_TAG_SIZE, text + length) !=
-		    1)
-		return -EIO;
-	return (int)length + WIRE_RECORD_OVERHEAD;
+	return cipher_seal(&keys->seal, nonce, record, length) ? -EIO
+							       : (int)length + WIRE_RECORD_OVERHEAD;
 }
 
 int keys_open(struct keys *keys, uint8_t *record, size_t size)
 {
-	uint8_t nonce[WIRE_IV_SIZE], *text = record + WIRE_RECORD_HEADER;
 	size_t length = size - WIRE_RECORD_OVERHEAD;
-	int n;
+	uint8_t nonce[WIRE_IV_SIZE];
 
 	if (keys->failed >= KEYS_FAILED_MAX)
 		return -EBADMSG;
 	wire_nonce(nonce, keys->open_iv, record);
-	if (EVP_DecryptInit_ex(keys->open, NULL, NULL, NULL, nonce) != 1 ||
-	    EVP_DecryptUpdate(keys->open, NULL, &n, record, WIRE_RECORD_HEADER) != 1 ||
-	    EVP_DecryptUpdate(keys->open, text, &n, text, (int)length) != 1 ||
-	    EVP_CIPHER_CTX_ctrl(keys->open, EVP_CTRL_AEAD_SET_TAG, WIRE_TAG_SIZE, text + length) !=
-		    1 ||
-	    EVP_DecryptFinal_ex(keys->open, text + length, &n) != 1) {
+	if (cipher_open(&keys->open, nonce, record, length)) {
 		keys->failed++;
 		return -EBADMSG;
 	}

@@ -7,15 +7,15 @@
 
 #include <openssl/ssl.h>
 
-#include "wire.h"
+#include "cipher.h"
 
 /* Failed opens after which a key opens no more: the limit of ChaCha20-Poly1305, section 7. */
 #define KEYS_FAILED_MAX (UINT64_C(1) << 36)
 
 struct keys {
 	uint32_t epoch;
-	uint64_t failed;             // records that didn't open
-	EVP_CIPHER_CTX *seal, *open; // keyed once; only the nonce is set for each record
+	uint64_t failed; // records that didn't open
+	struct cipher seal, open;
 	uint8_t seal_iv[WIRE_IV_SIZE], open_iv[WIRE_IV_SIZE];
 	uint8_t rekey_secret[WIRE_REKEY_SECRET_SIZE];
 };
