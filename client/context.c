@@ -1,6 +1,5 @@
 #include "context.h"
 
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -240,13 +239,14 @@ void viaduct_flush(struct viaduct *v)
 	flow_send_all(v);
 }
 
-int viaduct_process(struct viaduct *v)
+/* Waits for events and handles them. Returns how many datagrams came, or a negative errno. */
+static int turn(struct viaduct *v, int timeout_ms)
 {
 	struct timer *timer;
 	uint64_t due;
 	int n;
 
-	n = epoll_wait(v->epoll, v->events, CONTEXT_EVENTS, 0);
+	n = epoll_wait(v->epoll, v->events, CONTEXT_EVENTS, timeout_ms);
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 	v->processing = true;
@@ -260,7 +260,8 @@ int viaduct_process(struct viaduct *v)
 			watch->ready(watch, v->events[v->event].events);
 	}
 	v->event_count = 0;
-	context_now(v);
+	if (n)
+		context_now(v);
 	while ((timer = v->timers.first) && timer->due <= v->now) {
 		timers_remove(&v->timers, timer);
 		timer->fire(timer);
@@ -276,16 +277,15 @@ int viaduct_process(struct viaduct *v)
 	return v->received;
 }
 
+int viaduct_process(struct viaduct *v)
+{
+	return turn(v, 0);
+}
+
 int viaduct_wait(struct viaduct *v, int timeout_ms)
 {
-	struct pollfd poller = {.fd = v->epoll, .events = POLLIN};
-	int n;
-
 	viaduct_flush(v);
-	n = poll(&poller, 1, timeout_ms);
-	if (n < 0)
-		return errno == EINTR ? 0 : -errno;
-	return n ? viaduct_process(v) : 0;
+	return turn(v, timeout_ms);
 }
 
 void viaduct_handshakes_limit(struct viaduct *v, unsigned int limit)
