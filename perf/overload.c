@@ -5,10 +5,11 @@
  * (nic.h) to the real worker, with shedding as viaductd has it by default; what the card has no
  * descriptors for is lost. Records are sealed before each phase, with sequences that go on as on a
  * wire; each peer sends to the next one, so that the clear header of what arrives tells whose it
- * is. Every 64th critical record that arrives is opened, for how long it took from ring to ring.
+ * is. Every 16th critical record that arrives is opened, for how long it took from ring to ring.
  * Phases, in turn, medians over the rounds:
  *
- *   quiet     half of the capacity, a third of each class: how long critical messages take
+ *   quiet     half of the capacity, a third of each class, in any order: how long critical messages
+ * take
  *   overload  twice the capacity, a third of each class
  *   alone     100 peers, class normal, together at the capacity
  *   flood     the same with one of them at ten times its share
@@ -170,8 +171,8 @@ static struct aead_job put_record(uint8_t *frame, uint32_t from, enum wire_class
 
 static enum wire_class class_of(uint32_t number, bool classes)
 {
-	// each peer sends all of them
-	return classes ? number / PEERS % 3 : WIRE_NORMAL;
+	// at random, as peers don't agree on when to send which
+	return classes ? route_mix(number, UINT64_C(0x9e3779b97f4a7c15)) % 3 : WIRE_NORMAL;
 }
 
 static void seal_good(const struct phase *phase)
