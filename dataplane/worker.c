@@ -311,42 +311,68 @@ static unsigned int __attribute__((noinline)) put_apart(struct worker *worker)
 	return sum;
 }
 
-// Something that is to be dropped, or taken apart, on its way to the backlog.
-static unsigned int __attribute__((noinline, cold)) put_other(struct worker *worker)
-{
-	const struct forward_input *input = shed_next(&worker->shed);
+/* A record on its way to the backlog. */
+struct arrival {
+	struct forward_input input;
+	struct shed_claim claim; // without a sender: to be dropped, or taken apart
+};
 
+// Looks at what was received, and fetches its sender's count. False: it isn't for us.
+static inline bool look_at(struct worker *worker, struct rte_mbuf *buffer, struct arrival *arrival)
+{
+	struct forward_input *input = &arrival->input;
+	struct wire_words header;
+	struct frame frame;
+
+	if (!classify(worker, buffer, &frame, &input->source))
+		return false;
+	describe(input, buffer, &frame);
+	arrival->claim.sender = NULL;
+	if (wire_words_get(&header, input->record, input->length) == WIRE_OK)
+		arrival->claim =
+			shed_claim(&worker->shed, &worker->forward, &header, &input->source);
+	return true;
+}
+
+static unsigned int __attribute__((noinline, cold))
+put_other(struct worker *worker, const struct forward_input *input)
+{
+	*shed_next(&worker->shed) = *input;
 	if (wire_is_bundle(input->record, input->length))
 		return put_apart(worker);
 	shed_put(&worker->shed, &worker->forward);
 	return 1;
 }
 
-// Puts what was received into the backlog, and describes it only if it stays there: what is shed
-// costs as little as can be. Returns how many records it was.
-static inline unsigned int put(struct worker *worker, struct rte_mbuf *buffer)
+// Puts what was looked at into the backlog. Classes come in any order, so what there is no room for
+// is sifted out first, without a branch. Returns how many records it was.
+static inline unsigned int put(struct worker *worker, struct arrival *arrivals, unsigned int n)
 {
 	struct shed *shed = &worker->shed;
-	struct forward_input *input = shed_next(shed);
-	const uint8_t *data = rte_pktmbuf_mtod(buffer, const uint8_t *);
-	struct wire_words header;
-	struct shed_claim claim;
-	struct frame frame;
+	const struct arrival *kept[FORWARD_BURST];
+	unsigned int count = 0, records = n;
 
-	if (!classify(worker, buffer, &frame, &input->source))
-		return 0;
-	if (wire_words_get(&header, data + frame.header_length, frame.record_length) != WIRE_OK) {
-		describe(input, buffer, &frame);
-		return put_other(worker);
+	for (unsigned int i = 0; i < n; i++) {
+		struct arrival *arrival = &arrivals[i];
+
+		kept[count] = arrival;
+		if (__builtin_expect(!arrival->claim.sender, 0)) {
+			count++;
+			continue;
+		}
+		shed_count(&arrival->claim);
+		count += shed_sift(shed, &arrival->claim, arrival->input.buffer);
 	}
-	claim = shed_count(shed, &worker->forward, &header, &input->source);
-	if (!shed_admits(shed, claim)) {
-		shed_refuse(shed, &worker->forward, buffer, claim.class);
-		return 1;
+	for (unsigned int i = 0; i < count; i++) {
+		if (__builtin_expect(!kept[i]->claim.sender, 0)) {
+			records += put_other(worker, &kept[i]->input) - 1;
+			continue;
+		}
+		*shed_next(shed) = kept[i]->input;
+		shed_keep(shed, &worker->forward, &kept[i]->claim);
 	}
-	describe(input, buffer, &frame);
-	shed_keep(shed, &worker->forward, claim);
-	return 1;
+	shed_end(shed, &worker->forward);
+	return records;
 }
 
 static unsigned int forward_backlog(struct worker *worker)
@@ -369,7 +395,8 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 {
 	struct rte_mbuf *buffers[2][FORWARD_BURST];
 	struct rte_mbuf **now = first, **then = buffers[0];
-	unsigned int next, records = 0, work = n;
+	struct arrival arrivals[FORWARD_BURST];
+	unsigned int next, count, records = 0, work = n;
 
 	shed_begin(&worker->shed, &worker->forward, worker->now_ms);
 	for (unsigned int i = 0; i < n; i++)
@@ -378,16 +405,17 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 		next = 0;
 		if (n == FORWARD_BURST && records + n < CATCH_UP)
 			next = receive_some(worker, then);
+		count = 0;
 		for (unsigned int i = 0; i < n; i++) {
 			if (i < next)
 				fetch(then[i], 1);
-			records += put(worker, now[i]);
+			count += look_at(worker, now[i], &arrivals[count]);
 		}
+		records += put(worker, arrivals, count);
 		n = next;
 		now = then;
 		then = now == buffers[0] ? buffers[1] : buffers[0];
 	}
-	shed_end(&worker->shed, &worker->forward);
 	// bundles may have held more than the limit
 	for (; records > CATCH_UP; records -= CATCH_UP)
 		forward_backlog(worker);

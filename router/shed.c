@@ -118,14 +118,14 @@ static inline void set_spare(struct shed *shed, uint16_t number)
 }
 
 /* Puts the spare entry at the end of a rank's queue. */
-static inline void push(struct shed *shed, enum shed_rank rank, struct shed_claim claim)
+static inline void push(struct shed *shed, enum shed_rank rank, const struct shed_claim *claim)
 {
 	struct shed_entry *entry = shed->spare;
 	uint16_t number = (uint16_t)(entry - shed->entries);
 
 	set_spare(shed, shed->next[number]);
-	entry->sender = (uint16_t)(claim.sender - shed->senders);
-	entry->class = claim.class;
+	entry->sender = (uint16_t)(claim->sender - shed->senders);
+	entry->class = claim->class;
 	append(shed, rank, number);
 	shed->count++;
 	// its turn comes soon; else see fetch_next()
@@ -265,23 +265,31 @@ void shed_end(struct shed *shed, struct forward *forward)
 }
 
 /* Refuses also what another worker has received. */
-static inline void refuse(struct shed *shed, struct forward *forward, struct forward_input *input,
-			  enum wire_class class)
+static void refuse(struct shed *shed, struct forward *forward, struct forward_input *input,
+		   enum wire_class class)
 {
-	if (input->handed)
+	struct shed_refused *refused = &shed->refused;
+
+	if (input->handed) {
 		forward_refuse(forward, input, DROP_RECORD_SHED_BULK + class);
-	else
-		shed_refuse(shed, forward, input->buffer, class);
+		return;
+	}
+	refused->classes[class]++;
+	refused->buffers[refused->count++] = input->buffer;
+	if (refused->count == FORWARD_BURST)
+		shed_end(shed, forward);
 }
 
-void shed_keep(struct shed *shed, struct forward *forward, struct shed_claim claim)
+void shed_keep(struct shed *shed, struct forward *forward, const struct shed_claim *claim)
 {
-	enum shed_rank rank = rank_of(shed, claim.class, claim.arrived);
+	enum shed_rank rank = rank_of(shed, claim->class, claim->arrived);
 	struct shed_entry *oldest;
 
-	if (rank == SHED_CONTROL &&
-	    (shed->queues[SHED_CONTROL].count >= shed->reserved || shed->count >= SHED_BACKLOG)) {
-		refuse(shed, forward, shed_next(shed), claim.class);
+	// what was kept since may have taken the last place
+	if (!shed_admits(shed, claim) ||
+	    (rank == SHED_CONTROL &&
+	     (shed->queues[SHED_CONTROL].count >= shed->reserved || shed->count >= SHED_BACKLOG))) {
+		refuse(shed, forward, shed_next(shed), claim->class);
 		return;
 	}
 	push(shed, rank, claim);
@@ -307,11 +315,9 @@ void shed_put(struct shed *shed, struct forward *forward)
 		forward_drop_unread(forward, input, result);
 		return;
 	}
-	claim = shed_count(shed, forward, &header, &input->source);
-	if (shed_admits(shed, claim))
-		shed_keep(shed, forward, claim);
-	else
-		refuse(shed, forward, input, claim.class);
+	claim = shed_claim(shed, forward, &header, &input->source);
+	shed_count(&claim);
+	shed_keep(shed, forward, &claim);
 }
 
 /* Moves up to `n` of a rank to `inputs`; returns how many. */

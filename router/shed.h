@@ -23,9 +23,9 @@
  * waited throughout a window, what is less than critical has little room until all has been taken,
  * and what is less than normal half of that, so that it isn't let in only to be displaced.
  *
- * What is shed must cost little. So a record is first counted, by its header alone, and described
- * only if there is room. Whoever's record is shed is counted all the same: otherwise a share would
- * be found without those whose records are all shed, and one sender could have theirs.
+ * What is shed must cost little. So a record is first counted, by its header alone, and joins the
+ * backlog only if there is room. Whoever's record is shed is counted all the same: otherwise a
+ * share would be found without those whose records are all shed, and one sender could have theirs.
  *
  * One worker's own. Time is an argument.
  */
@@ -87,7 +87,7 @@ struct shed_queue {
 struct shed_refused {
 	uint32_t count;
 	uint32_t classes[WIRE_CLASSES];
-	void *buffers[FORWARD_BURST];
+	void *buffers[FORWARD_BURST + 1]; // the last one is never used
 };
 
 struct shed {
@@ -153,8 +153,11 @@ static inline uint32_t shed_count_one(struct shed_sender *sender, enum wire_clas
 	return sender->arrived[class];
 }
 
-/* Counts a record. Senders are keyed, so that nobody can choose whom to share a count with. */
-static inline struct shed_claim shed_count(struct shed *shed, const struct forward *forward,
+/*
+ * Whose record it is, and of which class; fetches the count. Senders are keyed, so that nobody can
+ * choose whom to share one with.
+ */
+static inline struct shed_claim shed_claim(struct shed *shed, const struct forward *forward,
 					   const struct wire_words *header,
 					   const struct endpoint *source)
 {
@@ -169,30 +172,39 @@ static inline struct shed_claim shed_count(struct shed *shed, const struct forwa
 	hash ^= (uint64_t)wire_words_index(header) << 16 | port;
 	hash = route_mix(hash ^ secret[2], UINT64_C(0x9e3779b97f4a7c15));
 	claim.sender = &shed->senders[hash % SHED_SENDERS];
-	claim.arrived = shed_count_one(claim.sender, claim.class);
+	__builtin_prefetch(claim.sender, 1);
 	return claim;
 }
 
-/* Whether to keep a record, or to refuse it. */
-static inline bool shed_admits(const struct shed *shed, struct shed_claim claim)
+/* Counts the record. */
+static inline void shed_count(struct shed_claim *claim)
 {
-	return claim.arrived <= shed->admitted[claim.class];
+	claim->arrived = shed_count_one(claim->sender, claim->class);
+}
+
+/* Whether to keep a record that was counted, or to refuse it. */
+static inline bool shed_admits(const struct shed *shed, const struct shed_claim *claim)
+{
+	return claim->arrived <= shed->admitted[claim->class];
+}
+
+/*
+ * The same; a record to be refused, which this worker has received in `buffer`, is shed. For up to
+ * a burst of them, before any is kept.
+ */
+static inline bool shed_sift(struct shed *shed, const struct shed_claim *claim, void *buffer)
+{
+	struct shed_refused *refused = &shed->refused;
+	bool keep = shed_admits(shed, claim);
+
+	refused->classes[claim->class] += !keep;
+	refused->buffers[refused->count] = buffer;
+	refused->count += !keep;
+	return keep;
 }
 
 /* Takes over the record in shed_next(); sheds it after all, or another, if there is no room. */
-void shed_keep(struct shed *shed, struct forward *forward, struct shed_claim claim);
-
-/* Sheds the record in `buffer`, which this worker has received. */
-static inline void shed_refuse(struct shed *shed, struct forward *forward, void *buffer,
-			       enum wire_class class)
-{
-	struct shed_refused *refused = &shed->refused;
-
-	refused->classes[class]++;
-	refused->buffers[refused->count++] = buffer;
-	if (refused->count == FORWARD_BURST)
-		shed_end(shed, forward);
-}
+void shed_keep(struct shed *shed, struct forward *forward, const struct shed_claim *claim);
 
 /* Whether more wait than a burst or two that came at once. */
 static inline bool shed_overloaded(const struct shed *shed)
@@ -200,7 +212,7 @@ static inline bool shed_overloaded(const struct shed *shed)
 	return shed->count > (shed->stands ? SHED_ROOM : SHED_BACKLOG) / 2;
 }
 
-/* All of that with the record in shed_next(). */
+/* All of that with the record in shed_next(), whoever received it. */
 void shed_put(struct shed *shed, struct forward *forward);
 
 /* Moves up to `n` records to `inputs`, for forward_burst(); returns how many. */

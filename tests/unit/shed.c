@@ -34,16 +34,34 @@ static int set_up(void **state)
 	return 0;
 }
 
-/* Puts what the peers have said since into the backlog. */
+/* Puts what the peers have said since into the backlog, as a worker does: at most a burst. */
 static void put(struct over *o)
 {
 	struct fixture *f = o->f;
 	struct forward *forward = &f->workers[0].forward;
+	struct forward_input *kept[FORWARD_BURST];
+	struct shed_claim claims[FORWARD_BURST];
+	unsigned int n = 0;
 
 	shed_begin(o->shed, forward, f->now_ms);
 	for (unsigned int i = 0; i < f->input_count; i++) {
-		*shed_next(o->shed) = f->inputs[i];
-		shed_put(o->shed, forward);
+		struct forward_input *input = &f->inputs[i];
+		struct wire_words header;
+
+		if (input->handed ||
+		    wire_words_get(&header, input->record, input->length) != WIRE_OK) {
+			*shed_next(o->shed) = *input;
+			shed_put(o->shed, forward);
+			continue;
+		}
+		claims[n] = shed_claim(o->shed, forward, &header, &input->source);
+		shed_count(&claims[n]);
+		kept[n] = input;
+		n += shed_sift(o->shed, &claims[n], input->buffer);
+	}
+	for (unsigned int i = 0; i < n; i++) {
+		*shed_next(o->shed) = *kept[i];
+		shed_keep(o->shed, forward, &claims[i]);
 	}
 	shed_end(o->shed, forward);
 	f->input_count = 0;
@@ -427,6 +445,27 @@ static void test_standing(void **state)
 	assert_int_equal(o->shed->count, ROOM);
 }
 
+/* A burst that is kept as long as there is room is shed where there is none any more. */
+static void test_last_places(void **state)
+{
+	struct over *o = *state;
+	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
+
+	says(o, a, b, WIRE_CRITICAL, ROOM - 10, 0);
+	says(o, a, b, WIRE_BULK, 5, 0);
+	for (uint32_t i = 0; i < FORWARD_BURST; i++) {
+		struct said said = say(&b->id, i, 4);
+
+		peer_says(o->f, a, 0, i % 2 ? WIRE_CRITICAL : WIRE_NORMAL, &said, 1);
+	}
+	put(o);
+	assert_int_equal(o->shed->queues[SHED_CRITICAL].count, ROOM);
+	assert_int_equal(o->shed->count, ROOM);
+	assert_int_equal(shed(o, DROP_RECORD_SHED_BULK), 5);
+	assert_int_equal(shed(o, DROP_RECORD_SHED_NORMAL), FORWARD_BURST / 2);
+	assert_int_equal(shed(o, DROP_RECORD_SHED_CRITICAL), FORWARD_BURST / 2 - 10);
+}
+
 static void test_no_records(void **state)
 {
 	struct over *o = *state;
@@ -495,11 +534,23 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(classes_in_order),   TEST(lowest_is_shed),    TEST(reserve_for_control),
-		TEST(fair_share),         TEST(all_send_too_much), TEST(all_critical),
-		TEST(critical_flood),     TEST(share_by_class),    TEST(sender_stays_in_order),
-		TEST(others_in_its_name), TEST(share_changes),     TEST(standing),
-		TEST(no_records),         TEST(strangers),         TEST(handed_over),
+		TEST(classes_in_order),
+		TEST(lowest_is_shed),
+		TEST(reserve_for_control),
+		TEST(fair_share),
+		TEST(all_send_too_much),
+		TEST(all_critical),
+		TEST(critical_flood),
+		TEST(share_by_class),
+		TEST(sender_stays_in_order),
+		TEST(others_in_its_name),
+		TEST(share_changes),
+		TEST(standing),
+		TEST(last_places),
+		TEST(full),
+		TEST(no_records),
+		TEST(strangers),
+		TEST(handed_over),
 	};
 
 	return cmocka_run_group_tests_name("shed", tests, NULL, NULL);
