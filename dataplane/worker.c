@@ -20,7 +20,6 @@
 enum {
 	SPIN_US = 20,    // without work before a worker goes to sleep: about what waking costs
 	SLEEP_MS = 1000, // at most, in one piece
-	SPIKE = 1024,    // records in full bursts that are no overload yet: half a ring
 	OPEN_LINES = 4,  // of a frame, fetched before it is opened,
 	AHEAD = 8,       // so many frames before: more than are fetched at once
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
@@ -237,7 +236,6 @@ static inline void describe(struct forward_input *input, struct rte_mbuf *buffer
 
 /* What was received, on its way to the core. */
 struct intake {
-	unsigned int records;       // so far, that were passed on
 	struct forward_input *next; // of those below
 	struct forward_input inputs[FORWARD_BURST];
 };
@@ -245,7 +243,6 @@ struct intake {
 // Sets all but the inputs, which are large.
 static inline void intake_init(struct intake *intake)
 {
-	intake->records = 0;
 	intake->next = intake->inputs;
 }
 
@@ -260,7 +257,6 @@ static inline void pass_on(struct worker *worker, struct intake *intake)
 
 	if (n)
 		forward_burst(&worker->forward, intake->inputs, n, worker->now_ms);
-	intake->records += n;
 	intake->next = intake->inputs;
 }
 
@@ -420,8 +416,6 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 	for (; records > CATCH_UP; records -= CATCH_UP)
 		forward_backlog(worker);
 	work += forward_backlog(worker);
-	if (!worker->shed.count)
-		worker->spike = 0;
 	return work;
 }
 
@@ -442,7 +436,7 @@ static unsigned int receive(struct worker *worker)
 	struct intake intake;
 	unsigned int n = receive_some(worker, buffers);
 
-	if (worker->shed.count || (n == FORWARD_BURST && worker->spike >= SPIKE && sheds(worker)))
+	if (worker->shed.count || (n == FORWARD_BURST && sheds(worker)))
 		return catch_up(worker, buffers, n);
 	intake_init(&intake);
 	for (unsigned int i = 0; i < n && i < AHEAD; i++)
@@ -453,7 +447,6 @@ static unsigned int receive(struct worker *worker)
 		take_in(worker, &intake, buffers[i]);
 	}
 	pass_on(worker, &intake);
-	worker->spike = n == FORWARD_BURST ? worker->spike + intake.records : 0;
 	return n;
 }
 

@@ -47,7 +47,6 @@ struct worker {
 	uint64_t now_ms;
 	uint64_t tick;        // TSC at which now_ms is to be read anew
 	uint64_t last_active; // TSC
-	unsigned int spike;   // records that came in full bursts, one after the other
 	uint32_t woken;       // bits of the workers that got a handover in this turn
 	struct forward_command batch[WORKER_COMMAND_BURST];
 

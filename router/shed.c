@@ -39,7 +39,6 @@ void shed_init(struct shed *shed)
 		shed->next[i] = (uint16_t)(i + 1);
 	shed->spare = shed->entries;
 	shed->share = SHED_FIRST_SHARE;
-	shed->fewest = SHED_BACKLOG;
 }
 
 /* The most that each sender may have so that all together have what was handled. */
@@ -182,11 +181,7 @@ static void begin_window(struct shed *shed, uint64_t now_ms)
 		// a worker that the machine has kept from working for a while handled little
 		if (shed->share != SHED_NO_SHARE && share < shed->share - shed->share / 4)
 			share = shed->share - shed->share / 4;
-		// what has always waited was only older when its turn came
-		if (shed->fewest > SHED_STANDING && shed->fewest < SHED_BACKLOG)
-			shed->stands = true;
 	}
-	shed->fewest = SHED_BACKLOG;
 	shed->share = share;
 	shed->handled = 0;
 	shed->window_ms = now_ms;
@@ -207,6 +202,8 @@ static void find_room(struct shed *shed)
 	enum shed_rank waits = shed->occupied ? 31 - __builtin_clz(shed->occupied) : SHED_CONTROL;
 
 	if (others >= all || shed->count >= SHED_BACKLOG) {
+		// more than any pile
+		shed->stands = true;
 		shed->roomy = SHED_CONTROL;
 	} else if (shed->stands && others >= SHED_ROOM) {
 		shed->roomy = SHED_NORMAL;
@@ -373,7 +370,10 @@ unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned
 		taken += take(shed, rank, &inputs[taken], n - taken);
 	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken);
 	shed->handled += taken;
-	shed->fewest = least(shed->fewest, shed->count);
+	shed->waited = shed->count > SHED_FEW ? shed->waited + taken : 0;
+	// what has always waited was only older when its turn came
+	if (shed->waited > SHED_STANDING)
+		shed->stands = true;
 	// there is time for more again
 	if (shed->count == 0)
 		shed->stands = false;

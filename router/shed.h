@@ -2,7 +2,8 @@
  * What a worker does with more than it can handle: a backlog in front of the forwarding core.
  *
  * While a worker keeps up, none of this runs. When its port has given it a full burst it reads on,
- * and what it reads waits here, by rank. It takes the highest ranks first, and when there is no
+ * and what it reads waits here, by rank: as much as a ring holds, so that nothing is shed of what
+ * came while others had the worker's core. It takes the highest ranks first, and when there is no
  * room, what is oldest in the lowest is shed: nothing that costs more than reading a header has
  * been paid for it, and nothing is shed that there would have been time for.
  *
@@ -19,9 +20,10 @@
  * Class control has a part of the backlog and of each burst to itself, and no more while others
  * wait.
  *
- * A backlog that is never empty makes all records late, and its frames cold. So when many have
- * waited throughout a window, what is less than critical has little room until all has been taken,
- * and what is less than normal half of that, so that it isn't let in only to be displaced.
+ * A backlog that is never empty makes all records late, and its frames cold. So when it has been
+ * full, or many have waited while twice as many as it holds were taken, what is less than critical
+ * has little room until all has been taken, and what is less than normal half of that, so that it
+ * isn't let in only to be displaced.
  *
  * What is shed must cost little. So a record is first counted, by its header alone, and joins the
  * backlog only if there is room. Whoever's record is shed is counted all the same: otherwise a
@@ -35,8 +37,9 @@
 #include "forward.h"
 
 enum {
-	SHED_BACKLOG = 1024, // records
-	SHED_STANDING = 64,  // when more than so many have waited throughout a window,
+	SHED_BACKLOG = 2048, // records: a full ring of a port, with the reserve for control
+	SHED_FEW = 64,       // when more than so many have waited
+	SHED_STANDING = 2 * SHED_BACKLOG, // while so many were taken,
 	SHED_ROOM = 128,     // there is room for normal ones while fewer than so many wait
 	SHED_SENDERS = 4096, // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
@@ -105,7 +108,7 @@ struct shed {
 	unsigned int reserved; // so many records, for class control
 	uint32_t share;        // of a sender, records a window; SHED_NO_SHARE
 	uint32_t handled;      // records taken in this window
-	unsigned int fewest;   // that have waited in this window
+	unsigned int waited;   // records taken since few waited
 	bool stands;           // a backlog that is never empty
 	uint64_t window_ms;    // when it began
 	struct shed_queue queues[SHED_RANKS];
@@ -206,10 +209,10 @@ static inline bool shed_sift(struct shed *shed, const struct shed_claim *claim, 
 /* Takes over the record in shed_next(); sheds it after all, or another, if there is no room. */
 void shed_keep(struct shed *shed, struct forward *forward, const struct shed_claim *claim);
 
-/* Whether more wait than a burst or two that came at once. */
+/* Whether more wait than what came at once. */
 static inline bool shed_overloaded(const struct shed *shed)
 {
-	return shed->count > (shed->stands ? SHED_ROOM : SHED_BACKLOG) / 2;
+	return shed->stands && shed->count > SHED_ROOM / 2;
 }
 
 /* All of that with the record in shed_next(), whoever received it. */

@@ -415,11 +415,16 @@ static void test_standing(void **state)
 	unsigned int bulk;
 	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
 
-	says(o, a, b, WIRE_NORMAL, ROOM, 0);
+	// a pile is none
+	says(o, a, b, WIRE_NORMAL, ROOM - 1, 0);
+	for (unsigned int i = 0; i < SHED_STANDING; i += FORWARD_BURST) {
+		assert_false(shed_overloaded(o->shed));
+		assert_int_equal(forward(o, FORWARD_BURST), FORWARD_BURST);
+		says(o, a, b, WIRE_NORMAL, FORWARD_BURST, 0);
+	}
+	assert_int_equal(shed(o, DROP_RECORD_SHED_NORMAL), 0);
 	forward(o, FORWARD_BURST);
-	o->f->now_ms += SHED_WINDOW_MS;
-	says(o, a, b, WIRE_NORMAL, ROOM, 0);
-	o->shed->share = SHED_NO_SHARE;
+	assert_true(shed_overloaded(o->shed));
 	while (o->shed->count >= SHED_ROOM)
 		forward(o, FORWARD_BURST);
 	while (o->shed->count >= SHED_ROOM / 2)
@@ -464,6 +469,31 @@ static void test_last_places(void **state)
 	assert_int_equal(shed(o, DROP_RECORD_SHED_BULK), 5);
 	assert_int_equal(shed(o, DROP_RECORD_SHED_NORMAL), FORWARD_BURST / 2);
 	assert_int_equal(shed(o, DROP_RECORD_SHED_CRITICAL), FORWARD_BURST / 2 - 10);
+}
+
+/* What has filled it is no pile that came at once: others than critical ones have little room. */
+static void test_full(void **state)
+{
+	struct over *o = *state;
+	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
+
+	says(o, a, b, WIRE_NORMAL, ROOM - 1, 0);
+	forward(o, FORWARD_BURST);
+	says(o, a, b, WIRE_NORMAL, 1, 0);
+	assert_int_equal(o->shed->count, ROOM - FORWARD_BURST);
+	says(o, a, b, WIRE_NORMAL, FORWARD_BURST, 0);
+	assert_int_equal(o->shed->count, ROOM);
+	forward(o, FORWARD_BURST);
+	says(o, a, b, WIRE_NORMAL, 1, 0);
+	assert_int_equal(o->shed->count, ROOM - FORWARD_BURST);
+	assert_int_equal(shed(o, DROP_RECORD_SHED_NORMAL), 1);
+	says(o, a, b, WIRE_CRITICAL, 1, 0);
+	assert_int_equal(o->shed->count, ROOM - FORWARD_BURST + 1);
+	// until there was time for all
+	while (forward(o, FORWARD_BURST))
+		;
+	says(o, a, b, WIRE_NORMAL, ROOM - 1, 0);
+	assert_int_equal(o->shed->count, ROOM - 1);
 }
 
 static void test_no_records(void **state)
