@@ -312,8 +312,11 @@ static void run(struct worker *worker, struct aead_job *jobs, unsigned int n, in
 	struct rte_crypto_op *back[BURST];
 	unsigned int given = 0, done = 0;
 
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++) {
+		if (direction == OPEN)
+			cipher_fetch(&jobs[i]);
 		describe(worker->ops[i], &jobs[i], direction);
+	}
 	while (done < n) {
 		if (given < n)
 			given += rte_cryptodev_enqueue_burst(cryptodev.device, worker->queue,

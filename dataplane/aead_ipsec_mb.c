@@ -181,22 +181,34 @@ static inline void __attribute__((always_inline)) prefetch(const struct aead_job
 	}
 }
 
-/* A few records ahead, so that fetching goes on while others are computed. */
-static inline void __attribute__((always_inline))
-prefetch_first(const struct aead_job *jobs, unsigned int n)
+/*
+ * Fetches some records ahead of number `i`, so that it goes on while others are computed, and no
+ * more than two at a time, which is what a processor can have under way. Returns how many of the
+ * `n` have been fetched, `fetched` of them before.
+ */
+static inline unsigned int __attribute__((always_inline))
+fetch_ahead(const struct aead_job *jobs, unsigned int n, unsigned int i, unsigned int fetched,
+	    bool open)
 {
-	for (unsigned int i = 0; i < n && i < AHEAD; i++)
-		prefetch(&jobs[i]);
+	unsigned int end = i + AHEAD + 1;
+
+	if (end > fetched + 2)
+		end = fetched + 2;
+	for (; fetched < n && fetched < end; fetched++) {
+		prefetch(&jobs[fetched]);
+		if (open)
+			cipher_fetch(&jobs[fetched]);
+	}
+	return fetched;
 }
 
 static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
 	uint8_t tag[WIRE_TAG_SIZE];
+	unsigned int fetched = 0;
 
-	prefetch_first(jobs, n);
 	for (unsigned int i = 0; i < n; i++) {
-		if (i + AHEAD < n)
-			prefetch(&jobs[i + AHEAD]);
+		fetched = fetch_ahead(jobs, n, i, fetched, true);
 		run(worker, &jobs[i], jobs[i].record + WIRE_RECORD_HEADER, tag, false);
 		jobs[i].ok = tag_equal(tag, jobs[i].record + jobs[i].length - WIRE_TAG_SIZE);
 	}
@@ -205,12 +217,12 @@ static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 static inline void __attribute__((always_inline))
 seal_each(void *worker, struct aead_job *jobs, const uint8_t *const *texts, unsigned int n)
 {
-	prefetch_first(jobs, n);
+	unsigned int fetched = 0;
+
 	for (unsigned int i = 0; i < n; i++) {
 		const uint8_t *from = jobs[i].record + WIRE_RECORD_HEADER;
 
-		if (i + AHEAD < n)
-			prefetch(&jobs[i + AHEAD]);
+		fetched = fetch_ahead(jobs, n, i, fetched, false);
 		if (texts && texts[i])
 			from = texts[i];
 		run(worker, &jobs[i], from, jobs[i].record + jobs[i].length - WIRE_TAG_SIZE, true);

@@ -125,8 +125,11 @@ static bool run(struct worker *worker, const struct aead_job *job, const uint8_t
 
 static void open_burst(void *worker, struct aead_job *jobs, unsigned int n)
 {
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n; i++) {
+		if (i + 1 < n)
+			cipher_fetch(&jobs[i + 1]);
 		jobs[i].ok = run(worker, &jobs[i], jobs[i].record + WIRE_RECORD_HEADER, OPEN);
+	}
 }
 
 static void seal_one(struct worker *worker, const struct aead_job *job, const uint8_t *from)

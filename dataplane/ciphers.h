@@ -22,6 +22,18 @@ extern const struct aead_ops aead_ipsec_mb;
  */
 extern const struct aead_ops aead_cryptodev;
 
+/*
+ * Fetches a record that will soon be opened, but for its first cache line, which has been read. Not
+ * for many at once: a processor drops what it can't have under way (24 lines with Zen 3).
+ */
+static inline void __attribute__((always_inline)) cipher_fetch(const struct aead_job *job)
+{
+	enum { LINE = 64 };
+
+	for (int at = LINE; at < job->length; at += LINE)
+		__builtin_prefetch(job->record + at, 1);
+}
+
 /* Bytes of EAL's memory that so many keys need. */
 size_t cryptodev_memory(unsigned int keys);
 

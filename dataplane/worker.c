@@ -20,8 +20,7 @@
 enum {
 	SPIN_US = 20,    // without work before a worker goes to sleep: about what waking costs
 	SLEEP_MS = 1000, // at most, in one piece
-	OPEN_LINES = 4,  // of a frame, fetched before it is opened,
-	AHEAD = 8,       // so many frames before: more than are fetched at once
+	AHEAD = 8,       // frames fetched before one is looked at
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
 };
 
@@ -182,12 +181,10 @@ static void wake_others(struct worker *worker)
 	}
 }
 
-static inline void fetch(const struct rte_mbuf *buffer, unsigned int lines)
+// Fetches the headers of a frame; the rest, when it is opened.
+static inline void fetch(const struct rte_mbuf *buffer)
 {
-	const char *data = rte_pktmbuf_mtod(buffer, char *);
-
-	for (unsigned int line = 0; line < lines; line++)
-		__builtin_prefetch(data + line * RTE_CACHE_LINE_SIZE);
+	__builtin_prefetch(rte_pktmbuf_mtod(buffer, const char *));
 }
 
 // Receives up to a burst, and fetches what describes it: with some ports other cores have.
@@ -396,7 +393,7 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 
 	shed_begin(&worker->shed, &worker->forward, worker->now_ms);
 	for (unsigned int i = 0; i < n; i++)
-		fetch(now[i], 1);
+		fetch(now[i]);
 	while (n) {
 		next = 0;
 		if (n == FORWARD_BURST && records + n < CATCH_UP)
@@ -404,7 +401,7 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 		count = 0;
 		for (unsigned int i = 0; i < n; i++) {
 			if (i < next)
-				fetch(then[i], 1);
+				fetch(then[i]);
 			count += look_at(worker, now[i], &arrivals[count]);
 		}
 		records += put(worker, arrivals, count);
@@ -440,10 +437,10 @@ static unsigned int receive(struct worker *worker)
 		return catch_up(worker, buffers, n);
 	intake_init(&intake);
 	for (unsigned int i = 0; i < n && i < AHEAD; i++)
-		fetch(buffers[i], OPEN_LINES);
+		fetch(buffers[i]);
 	for (unsigned int i = 0; i < n; i++) {
 		if (i + AHEAD < n)
-			fetch(buffers[i + AHEAD], OPEN_LINES);
+			fetch(buffers[i + AHEAD]);
 		take_in(worker, &intake, buffers[i]);
 	}
 	pass_on(worker, &intake);

@@ -355,8 +355,7 @@ static int bare_run(void *arg)
 									 MEMORY_HEADER);
 				jobs[i].length = rte_pktmbuf_data_len(buffers[i]) - MEMORY_HEADER;
 				// as the worker does
-				for (unsigned int line = 0; line < 4; line++)
-					rte_prefetch0(jobs[i].record - MEMORY_HEADER + 64 * line);
+				rte_prefetch0(jobs[i].record - MEMORY_HEADER);
 			}
 			aead->open(bare->aead, jobs, n);
 			for (unsigned int i = 0; i < n; i++) {
