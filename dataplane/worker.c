@@ -374,9 +374,10 @@ static unsigned int forward_backlog(struct worker *worker)
 	unsigned int n = shed_take(&worker->shed, inputs, FORWARD_BURST);
 
 	worker->forward.overloaded = shed_overloaded(&worker->shed);
+	worker->forward.waited = true;
 	if (n)
 		forward_burst(&worker->forward, inputs, n, worker->now_ms);
-	worker->forward.overloaded = false;
+	worker->forward.overloaded = worker->forward.waited = false;
 	return n;
 }
 

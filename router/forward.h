@@ -208,7 +208,9 @@ struct forward {
 	void *aead_worker;
 	uint8_t number; // of the worker, which is also its lane down
 
-	bool overloaded; // the caller says so of each burst; see shed.h
+	/* what the caller says of each burst; see shed.h */
+	bool overloaded;
+	bool waited; // in a backlog, where newer ones may have overtaken it
 	struct counters counters;
 	struct rates_credit clusters[POLICY_CLUSTERS]; // borrowed from the clusters' accounts
 	struct suspects suspects;

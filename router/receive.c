@@ -450,16 +450,25 @@ static void find_lanes(struct forward *forward, struct forward_record *records, 
 	}
 }
 
+static void __attribute__((noinline, cold))
+drop_repeated(struct forward *forward, const struct forward_record *record,
+	      enum window_result result)
+{
+	if (result == WINDOW_SEEN)
+		drop_claim(forward, record, DROP_RECORD_REPLAY_SEEN, SESSION_MARK_REPLAY);
+	else if (forward->waited) // it was in time, and is late by our doing
+		drop_record(forward, record->input, DROP_RECORD_SHED_BULK + forward_class(record));
+	else // late rather than repeated
+		drop_record(forward, record->input, DROP_RECORD_REPLAY_OLD);
+}
+
 /* Drops what the window says is not new. */
 static inline bool is_new(struct forward *forward, const struct forward_record *record,
 			  enum window_result result)
 {
 	if (result == WINDOW_NEW)
 		return true;
-	if (result == WINDOW_OLD) // late rather than repeated
-		drop_record(forward, record->input, DROP_RECORD_REPLAY_OLD);
-	else
-		drop_claim(forward, record, DROP_RECORD_REPLAY_SEEN, SESSION_MARK_REPLAY);
+	drop_repeated(forward, record, result);
 	return false;
 }
 

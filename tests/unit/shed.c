@@ -76,7 +76,9 @@ static unsigned int forward(struct over *o, unsigned int n)
 	f->input_count = shed_take(o->shed, f->inputs, n);
 	n = f->input_count;
 	f->held = o->shed->count;
+	f->workers[0].forward.waited = true;
 	fixture_burst(f, 0);
+	f->workers[0].forward.waited = false;
 	return n;
 }
 
@@ -496,6 +498,23 @@ static void test_full(void **state)
 	assert_int_equal(o->shed->count, ROOM - 1);
 }
 
+/* What its own lane's newer records have overtaken was late here, and is none of its sender's
+ * replays. */
+static void test_overtaken(void **state)
+{
+	struct over *o = *state;
+	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
+
+	says(o, a, b, WIRE_BULK, 1, 0);
+	for (unsigned int i = 0; i <= WINDOW_SIZE; i += FORWARD_BURST) {
+		says(o, a, b, WIRE_CRITICAL, FORWARD_BURST, 0);
+		assert_int_equal(forward(o, FORWARD_BURST), FORWARD_BURST);
+	}
+	assert_int_equal(forward(o, FORWARD_BURST), 1);
+	assert_int_equal(shed(o, DROP_RECORD_SHED_BULK), 1);
+	assert_int_equal(shed(o, DROP_RECORD_REPLAY_OLD), 0);
+}
+
 static void test_no_records(void **state)
 {
 	struct over *o = *state;
@@ -578,6 +597,7 @@ int main(void)
 		TEST(standing),
 		TEST(last_places),
 		TEST(full),
+		TEST(overtaken),
 		TEST(no_records),
 		TEST(strangers),
 		TEST(handed_over),
