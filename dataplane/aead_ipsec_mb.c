@@ -182,9 +182,9 @@ static inline void __attribute__((always_inline)) prefetch(const struct aead_job
 }
 
 /*
- * Fetches some records ahead of number `i`, so that it goes on while others are computed, and no
- * more than two at a time, which is what a processor can have under way. Returns how many of the
- * `n` have been fetched, `fetched` of them before.
+ * Fetches some records ahead of number `i`, so that it goes on while others are computed. Two at a
+ * time at most: for more short ones than that a processor has no room, and drops them. Returns how
+ * many of the `n` have been fetched, `fetched` of them before.
  */
 static inline unsigned int __attribute__((always_inline))
 fetch_ahead(const struct aead_job *jobs, unsigned int n, unsigned int i, unsigned int fetched,

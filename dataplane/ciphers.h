@@ -24,7 +24,7 @@ extern const struct aead_ops aead_cryptodev;
 
 /*
  * Fetches a record that will soon be opened, but for its first cache line, which has been read. Not
- * for many at once: a processor drops what it can't have under way (24 lines with Zen 3).
+ * for many at once: a processor drops what it can't have under way (more than 24 lines with Zen 3).
  */
 static inline void __attribute__((always_inline)) cipher_fetch(const struct aead_job *job)
 {

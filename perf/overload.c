@@ -6,10 +6,9 @@
  * descriptors for is lost. Records are sealed before each phase, with sequences that go on as on a
  * wire; each peer sends to the next one, so that the clear header of what arrives tells whose it
  * is. Every 16th critical record that arrives is opened, for how long it took from ring to ring.
- * Phases, in turn, medians over the rounds:
+ * Classes come in any order. Phases, in turn, medians over the rounds:
  *
- *   quiet     half of the capacity, a third of each class, in any order: how long critical messages
- * take
+ *   quiet     half of the capacity, a third of each class: how long critical messages take
  *   overload  twice the capacity, a third of each class
  *   alone     100 peers, class normal, together at the capacity
  *   flood     the same with one of them at ten times its share
