@@ -92,7 +92,6 @@ def beside_brokers(options):
     try:
         compare.install(CONTENDERS, work)
         lab.up(options.members + 1, options.tso)
-        lab.napi_first(not options.tso)
         for _ in range(options.rounds):
             for contender in CONTENDERS:
                 contender.results.append(measure(lab, contender, options))
