@@ -68,11 +68,7 @@ static void garbage_print(const json_t *garbage)
 	json_t *source;
 	size_t i;
 
-	if (!json_is_true(json_object_get(garbage, "supported"))) {
-		printf("before us, from sources of garbage: this driver drops none\n");
-		return;
-	}
-	printf("before us, from sources of garbage\n");
+	printf("unread, from blocked sources\n");
 	line(" ", "dropped", cli_integer(garbage, "dropped"));
 	line(" ", "blocked", cli_integer(garbage, "blocked"));
 	json_array_foreach (json_object_get(garbage, "sources"), i, source)

@@ -7,7 +7,7 @@ enum { MS = 1000 };
 void blocklist_configure(struct blocklist *list, const struct config_trust *config,
 			 struct session_table *sessions)
 {
-	uint32_t limit = list->works ? (uint32_t)config->bad_records_per_second : 0;
+	uint32_t limit = (uint32_t)config->bad_records_per_second;
 
 	list->seconds = (unsigned int)config->block_seconds;
 	list->seconds_max = (unsigned int)config->block_seconds_max;

@@ -1,8 +1,8 @@
 /*
- * Sources that only send garbage, and for how long they are blocked in the XDP program: what
- * workers report, unless a member's session is there. Entries are short, since addresses can be
- * forged; they get longer for who begins again. docs/trust.md. Control thread; pure: time is an
- * argument, and what blocks is called through ops.
+ * Sources that only send garbage, and for how long they are blocked: what workers report, unless a
+ * member's session is there. Entries are short, since addresses can be forged; they get longer for
+ * who begins again. docs/trust.md. Control thread; pure: time is an argument, and what blocks is
+ * called through ops.
  */
 #ifndef VIADUCT_BLOCKLIST_H
 #define VIADUCT_BLOCKLIST_H
@@ -39,7 +39,6 @@ struct blocked {
 struct blocklist {
 	const struct blocklist_ops *ops;
 	void *arg;
-	bool works;           // there is something that blocks
 	unsigned int seconds; // for how long the first time, then twice as long
 	unsigned int seconds_max;
 	struct blocked entries[BLOCKLIST_MAX]; // in no order
@@ -51,7 +50,7 @@ struct blocklist {
 	uint64_t full;    // reports without room for an entry
 };
 
-/* Takes new settings, and tells the workers what to report: nothing if nothing can be blocked. */
+/* Takes new settings, and tells the workers what to report. */
 void blocklist_configure(struct blocklist *list, const struct config_trust *config,
 			 struct session_table *sessions);
 

@@ -191,7 +191,7 @@ static void add_up(struct counters *total, const struct counters *counters)
 		to[i] += from[i];
 }
 
-/* What is dropped ahead of the workers, and from whom; some of them, if there are many. */
+/* What of blocked sources is dropped, and which they are; some of them, if there are many. */
 static json_t *garbage(const struct commands_subject *subject)
 {
 	const struct blocklist *list = subject->blocklist;
@@ -216,7 +216,7 @@ static json_t *garbage(const struct commands_subject *subject)
 						   ? (json_int_t)((entry->until_ms - now_ms) / 1000)
 						   : 0));
 	}
-	return json_pack("{sb sI sI sI sI sI sI so}", "supported", list->works, "dropped",
+	return json_pack("{sI sI sI sI sI sI so}", "dropped",
 			 (json_int_t)dataplane_dropped(subject->dataplane), "blocked",
 			 (json_int_t)list->now, "times", (json_int_t)list->blocked, "lifted",
 			 (json_int_t)list->lifted, "spared", (json_int_t)list->spared, "full",

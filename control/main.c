@@ -457,7 +457,6 @@ static int blocklist_start(struct viaductd *v)
 
 	v->blocklist.ops = &ops;
 	v->blocklist.arg = v;
-	v->blocklist.works = dataplane_can_block(v->dataplane);
 	v->join.blocklist = &v->blocklist;
 	blocklist_configure(&v->blocklist, &v->config.trust, v->members.sessions);
 	return 0;

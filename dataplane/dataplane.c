@@ -24,7 +24,9 @@ enum {
 
 _Static_assert((int)CIPHERS_ERROR_MAX <= (int)DATAPLANE_ERROR_MAX, "errors are passed on");
 
-_Static_assert((int)XDP_SOURCES == (int)DATAPLANE_BLOCKED_MAX, "the program's map has them all");
+_Static_assert((int)XDP_SOURCES == (int)DATAPLANE_BLOCKED_MAX &&
+		       (int)FILTER_MAX == (int)DATAPLANE_BLOCKED_MAX,
+	       "the program's map and a filter have them all");
 
 struct dataplane {
 	struct port port;
@@ -265,30 +267,55 @@ void dataplane_kernel_drops(struct dataplane *dataplane, struct dataplane_kernel
 	port_drops(&dataplane->port, out);
 }
 
-bool dataplane_can_block(const struct dataplane *dataplane)
+// Whether the XDP program drops what comes from blocked sources; else the workers do.
+static bool port_blocks(const struct dataplane *dataplane)
 {
 	return dataplane->port.driver == DATAPLANE_AF_XDP;
 }
 
 int dataplane_block(struct dataplane *dataplane, const uint64_t source[2])
 {
-	return dataplane_can_block(dataplane) ? xdp_block(&dataplane->port.xdp, source) : -ENOTSUP;
+	int r = 0;
+
+	if (port_blocks(dataplane))
+		return xdp_block(&dataplane->port.xdp, source);
+	// the filters are alike: if it doesn't work, it is the first that says so
+	for (unsigned int i = 0; i < dataplane->worker_count && r == 0; i++)
+		r = filter_block(&dataplane->workers[i].filter, source);
+	return r;
 }
 
 int dataplane_unblock(struct dataplane *dataplane, const uint64_t source[2])
 {
-	return dataplane_can_block(dataplane) ? xdp_unblock(&dataplane->port.xdp, source)
-					      : -ENOTSUP;
+	int r = 0;
+
+	if (port_blocks(dataplane))
+		return xdp_unblock(&dataplane->port.xdp, source);
+	for (unsigned int i = 0; i < dataplane->worker_count && r == 0; i++)
+		r = filter_unblock(&dataplane->workers[i].filter, source);
+	return r;
 }
 
 uint64_t dataplane_dropped_from(const struct dataplane *dataplane, const uint64_t source[2])
 {
-	return dataplane_can_block(dataplane) ? xdp_dropped_from(&dataplane->port.xdp, source) : 0;
+	uint64_t sum = 0;
+
+	if (port_blocks(dataplane))
+		return xdp_dropped_from(&dataplane->port.xdp, source);
+	for (unsigned int i = 0; i < dataplane->worker_count; i++)
+		sum += filter_dropped(&dataplane->workers[i].filter, source);
+	return sum;
 }
 
 uint64_t dataplane_dropped(const struct dataplane *dataplane)
 {
-	return dataplane_can_block(dataplane) ? xdp_dropped(&dataplane->port.xdp) : 0;
+	struct counters counters = {0};
+
+	if (port_blocks(dataplane))
+		return xdp_dropped(&dataplane->port.xdp);
+	for (unsigned int i = 0; i < dataplane->worker_count; i++)
+		counters_add(&counters, &dataplane->workers[i].published);
+	return counters.blocked;
 }
 
 uint64_t dataplane_now_ms(void)

@@ -107,15 +107,15 @@ void dataplane_worker(const struct dataplane *dataplane, unsigned int worker,
 void dataplane_kernel_drops(struct dataplane *dataplane, struct dataplane_kernel_drops *out);
 
 /*
- * Sources (see suspects_source()) whose packets to the data port are dropped before any worker sees
- * them: by the driver af_xdp only. At most DATAPLANE_BLOCKED_MAX. Returns 0 or a negative errno:
- * -ENOTSUP, -EEXIST, -ENOENT …
+ * Sources (see suspects_source()) whose packets to the data port are dropped before anything is
+ * paid for them: with the driver af_xdp in the XDP program, else as soon as a worker sees where one
+ * comes from. At most DATAPLANE_BLOCKED_MAX. Returns 0 or a negative errno: -EEXIST, -ENOENT,
+ * -ENOSPC …
  */
-bool dataplane_can_block(const struct dataplane *dataplane);
 int dataplane_block(struct dataplane *dataplane, const uint64_t source[2]);
 int dataplane_unblock(struct dataplane *dataplane, const uint64_t source[2]);
 
-/* Packets dropped so: from a source that is blocked, and ever from all. */
+/* Packets dropped so: of a source that is blocked, and ever of all. In no ledger. */
 uint64_t dataplane_dropped_from(const struct dataplane *dataplane, const uint64_t source[2]);
 uint64_t dataplane_dropped(const struct dataplane *dataplane);
 

@@ -198,14 +198,15 @@ static inline unsigned int receive_some(struct worker *worker, struct rte_mbuf *
 	return n;
 }
 
-static void __attribute__((noinline, cold))
-drop_foreign(struct worker *worker, struct rte_mbuf *buffer)
+// Gives back buffers of the worker's own, which have one segment and one owner.
+static inline void give_back(struct worker *worker, struct rte_mbuf **buffers, unsigned int n)
 {
-	worker->forward.counters.foreign++;
-	rte_pktmbuf_free(buffer);
+	if (n)
+		rte_mempool_put_bulk(worker->queue.pool, (void **)buffers, n);
 }
 
-// Reads a frame that is a datagram for us, and where it came from. False: it isn't, and ends here.
+// Reads a frame that is a datagram for us, and where it came from. False: it isn't, or is from a
+// blocked source; counted, and its buffer is to be given back.
 static inline bool classify(struct worker *worker, struct rte_mbuf *buffer, struct frame *frame,
 			    struct endpoint *source)
 {
@@ -214,7 +215,11 @@ static inline bool classify(struct worker *worker, struct rte_mbuf *buffer, stru
 	*frame = frame_parse(source, data, rte_pktmbuf_data_len(buffer));
 	if (!frame->header_length || frame->port != worker->port ||
 	    memcmp(data + FRAME_MAC_SIZE, worker->mac, FRAME_MAC_SIZE) == 0) {
-		drop_foreign(worker, buffer);
+		worker->forward.counters.foreign++;
+		return false;
+	}
+	if (filter_any(&worker->filter) && filter_drops(&worker->filter, source)) {
+		worker->forward.counters.blocked++;
 		return false;
 	}
 	return true;
@@ -270,7 +275,8 @@ static void __attribute__((noinline)) take_apart(struct worker *worker, struct i
 	}
 }
 
-static inline void take_in(struct worker *worker, struct intake *intake, struct rte_mbuf *buffer)
+// False: it ends here, see classify().
+static inline bool take_in(struct worker *worker, struct intake *intake, struct rte_mbuf *buffer)
 {
 	struct forward_input *input;
 	struct frame frame;
@@ -279,12 +285,13 @@ static inline void take_in(struct worker *worker, struct intake *intake, struct 
 		pass_on(worker, intake);
 	input = intake->next;
 	if (!classify(worker, buffer, &frame, &input->source))
-		return;
+		return false;
 	describe(input, buffer, &frame);
 	if (__builtin_expect(wire_is_bundle(input->record, input->length), 0))
 		take_apart(worker, intake);
 	else
 		intake->next = input + 1;
+	return true;
 }
 
 // Puts the records of a bundle, which the backlog has got a description of. Returns how many.
@@ -310,7 +317,7 @@ struct arrival {
 	struct shed_claim claim; // without a sender: to be dropped, or taken apart
 };
 
-// Looks at what was received, and fetches its sender's count. False: it isn't for us.
+// Looks at what was received, and fetches its sender's count. False: it ends here, see classify().
 static inline bool look_at(struct worker *worker, struct rte_mbuf *buffer, struct arrival *arrival)
 {
 	struct forward_input *input = &arrival->input;
@@ -390,7 +397,7 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 	struct rte_mbuf *buffers[2][FORWARD_BURST];
 	struct rte_mbuf **now = first, **then = buffers[0];
 	struct arrival arrivals[FORWARD_BURST];
-	unsigned int next, count, records = 0, work = n;
+	unsigned int next, count, ended, records = 0, work = n;
 
 	shed_begin(&worker->shed, &worker->forward, worker->now_ms);
 	for (unsigned int i = 0; i < n; i++)
@@ -399,13 +406,18 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 		next = 0;
 		if (n == FORWARD_BURST && records + n < CATCH_UP)
 			next = receive_some(worker, then);
-		count = 0;
+		count = ended = 0;
 		for (unsigned int i = 0; i < n; i++) {
 			if (i < next)
 				fetch(then[i]);
-			count += look_at(worker, now[i], &arrivals[count]);
+			if (look_at(worker, now[i], &arrivals[count]))
+				count++;
+			else
+				now[ended++] = now[i];
 		}
-		records += put(worker, arrivals, count);
+		give_back(worker, now, ended);
+		// reading what ends here is work as well, of which there may be no end
+		records += ended + put(worker, arrivals, count);
 		n = next;
 		now = then;
 		then = now == buffers[0] ? buffers[1] : buffers[0];
@@ -432,7 +444,7 @@ static unsigned int receive(struct worker *worker)
 {
 	struct rte_mbuf *buffers[FORWARD_BURST];
 	struct intake intake;
-	unsigned int n = receive_some(worker, buffers);
+	unsigned int n = receive_some(worker, buffers), ended = 0;
 
 	if (worker->shed.count || (n == FORWARD_BURST && sheds(worker)))
 		return catch_up(worker, buffers, n);
@@ -442,8 +454,10 @@ static unsigned int receive(struct worker *worker)
 	for (unsigned int i = 0; i < n; i++) {
 		if (i + AHEAD < n)
 			fetch(buffers[i + AHEAD]);
-		take_in(worker, &intake, buffers[i]);
+		if (!take_in(worker, &intake, buffers[i]))
+			buffers[ended++] = buffers[i];
 	}
+	give_back(worker, buffers, ended);
 	pass_on(worker, &intake);
 	return n;
 }
@@ -634,6 +648,7 @@ int worker_init(struct worker *workers, unsigned int number, const struct datapl
 	forward->random = rte_get_tsc_cycles();
 	forward->aead = config->aead;
 	forward->number = (uint8_t)number;
+	filter_init(&worker->filter, config->routes->secret);
 	shed_init(&worker->shed);
 	forward->aead_worker = config->aead->worker_new(config->nodes[number]);
 	return forward->aead_worker ? 0 : -ENOMEM;

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "dataplane.h"
+#include "filter.h"
 #include "port.h"
 #include "shed.h"
 
@@ -43,6 +44,7 @@ struct worker {
 
 	/* the worker's own */
 	struct forward forward __attribute__((aligned(64)));
+	struct filter filter;
 	struct shed shed; // received, not yet forwarded
 	uint64_t now_ms;
 	uint64_t tick;        // TSC at which now_ms is to be read anew

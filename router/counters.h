@@ -111,6 +111,7 @@ struct counters {
 	uint64_t records_sent;
 	uint64_t handed_over; // to other workers, which count them as received
 	uint64_t foreign;     // packets that were no datagrams for the data port
+	uint64_t blocked;     // packets of blocked sources, see filter.h
 	struct counters_classes classes;
 };
 

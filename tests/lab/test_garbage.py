@@ -1,6 +1,6 @@
-"""Sources that only send garbage are dropped in the XDP program; nobody else is."""
+"""What comes from sources that only send garbage is dropped unread: in the XDP program, or by the
+workers where there is none. Nobody else is."""
 
-import json
 import socket
 
 import pytest
@@ -10,6 +10,7 @@ from relay import CONTROL_V4, CONTROL_V6, eventually
 
 SOURCE = ROAMING_V4[0]
 QUICK = {"bad_records_per_second": 100, "block_seconds": 2, "block_seconds_max": 4}
+pytestmark = pytest.mark.parametrize("driver", ["af_xdp", "af_packet"])
 KINDS = {  # sizes and first bytes of what isn't a record of anybody's
     "too short": b"x",
     "another version": b"\x77" * 100,
@@ -34,7 +35,7 @@ def blocked(relay):
 
 
 def throw_until_blocked(relay, source=SOURCE, count=200, **options):
-    """And until all of it has been counted, by the XDP program or by a worker."""
+    """And until all of it has been counted, as a blocked source's or in the ledger."""
     before, ahead, thrown = relay.drops(), garbage(relay)["dropped"], 0
 
     def is_blocked():
@@ -57,7 +58,7 @@ def throw_until_dropped(relay, source=SOURCE, count=100):
     throw(source, count)
     eventually(lambda: blocked(relay)[source]["dropped"] == dropped + count)
     after = relay.ledger()
-    # ahead of the workers, which count nothing of it
+    # in no ledger
     assert (after - before)[0]["dropped"] == {}
 
 
@@ -78,6 +79,20 @@ def test_dropped(relay, join, neighbours):
 def test_not_received(relay):
     """It is before the ledger's `received`."""
     throw_until_dropped(relay, ROAMING_V4[1])
+    assert relay.viaduct("drops", "--check").returncode == 0
+
+
+@pytest.mark.relay(queues=2, data={"workers": 2},
+                   trust={**QUICK, "block_seconds": 60, "block_seconds_max": 60})
+def test_every_worker(relay, neighbours):
+    """Also what comes to workers that have never seen the source."""
+    throw_until_blocked(relay)
+    before = relay.drops()
+    dropped = blocked(relay)[SOURCE]["dropped"]
+    for number in range(20):
+        throw(SOURCE, 10)  # from another port, so that both get some
+    eventually(lambda: blocked(relay)[SOURCE]["dropped"] == dropped + 200)
+    assert relay.drops().dropped_since(before) == ({}, {})
 
 
 # long enough to be seen, however busy the machine is
@@ -137,14 +152,3 @@ def throw_dropped_by_worker(relay, rounds=20):
 def test_switched_off(relay, neighbours):
     throw_dropped_by_worker(relay)
     assert garbage(relay)["times"] == 0 and blocked(relay) == {}
-
-
-@pytest.mark.relay(trust=QUICK)
-@pytest.mark.parametrize("driver", ["af_packet"])
-def test_af_packet(relay, driver, neighbours):
-    """Has no such program, and says so."""
-    throw_dropped_by_worker(relay)
-    assert not garbage(relay)["supported"]
-    shown = relay.viaduct("drops").stdout
-    assert "this driver drops none" in shown
-    assert json.dumps(garbage(relay)["sources"]) == "[]"

@@ -7,7 +7,7 @@
 #include "suspects.h"
 #include "wire.h"
 
-/* What the XDP program would do. */
+/* What the XDP program or the workers would do. */
 struct program {
 	struct blocklist list;
 	uint64_t sources[BLOCKLIST_MAX][2];
