@@ -1,10 +1,12 @@
 #include "suspects.h"
 
+#include "route.h"
+
 static struct suspect *set_of(struct suspects *suspects, const uint64_t source[2])
 {
-	uint64_t hash = (source[0] ^ source[1]) * UINT64_C(0x9e3779b97f4a7c15);
+	uint64_t hash = route_mix(source[0] ^ source[1], UINT64_C(0x9e3779b97f4a7c15));
 
-	return suspects->sets[hash >> 32 & (SUSPECTS_SETS - 1)];
+	return suspects->sets[hash % SUSPECTS_SETS];
 }
 
 bool suspects_note(struct suspects *suspects, const struct endpoint *from, uint32_t limit,

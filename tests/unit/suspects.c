@@ -68,6 +68,25 @@ static void test_networks(void **state)
 	assert_int_equal(send(suspects, v6(1, 2), LIMIT / 2, 5000), 1);
 }
 
+/* As many as come from one network at the same time, each is found. */
+static void test_neighbours(void **state)
+{
+	enum { NEIGHBOURS = 50 };
+	struct suspects *suspects = *state;
+	int v4_reports[NEIGHBOURS] = {0}, v6_reports[NEIGHBOURS] = {0};
+
+	for (int i = 0; i < LIMIT; i++) {
+		for (uint8_t host = 0; host < NEIGHBOURS; host++) {
+			v4_reports[host] += send(suspects, v4(0x0a000064 + host), 1, 5000);
+			v6_reports[host] += send(suspects, v6(host, 1), 1, 5000);
+		}
+	}
+	for (int host = 0; host < NEIGHBOURS; host++) {
+		assert_int_equal(v4_reports[host], 1);
+		assert_int_equal(v6_reports[host], 1);
+	}
+}
+
 /* Of a flood with a million forged addresses none is reported, and who hides in it is. */
 static void test_forged(void **state)
 {
@@ -185,6 +204,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_limit, begin, end),
 		cmocka_unit_test_setup_teardown(test_networks, begin, end),
+		cmocka_unit_test_setup_teardown(test_neighbours, begin, end),
 		cmocka_unit_test_setup_teardown(test_forged, begin, end),
 		cmocka_unit_test_setup_teardown(test_marks, begin_fixture, end_fixture),
 		cmocka_unit_test_setup_teardown(test_report, begin_fixture, end_fixture),
