@@ -14,8 +14,10 @@
  *   flood     the same with one of them at ten times its share
  *   good      all at the capacity
  *   garbage   the same beside as much garbage as the generator can send, at most 1 million a
- * second: a third each no records, of no session, and forged ones of sessions (of class critical,
- * from elsewhere)
+ * second, from 50 sources: a third each no records, of no session, and forged ones of sessions (of
+ * class critical, from elsewhere). The worker reports its sources, and the control thread's own
+ * code has them blocked, before the clock runs
+ *   open      the same with blocking switched off
  *
  * The capacity is what the worker forwards of one class when the ring is kept full and nothing is
  * shed. It is measured before each phase and after it, as the machine's speed changes by a third
@@ -32,6 +34,7 @@
 #include <rte_cycles.h>
 #include <rte_mbuf.h>
 
+#include "blocklist.h"
 #include "histogram.h"
 #include "memory.h"
 #include "options.h"
@@ -41,7 +44,9 @@ enum {
 	FLOODER = 0,
 	FLOOD = 10, // times its share
 	GARBAGE_PER_S = 1000000,
-	GARBAGE = 3072,          // different ones
+	GARBAGE = 3072, // different ones
+	GARBAGE_SOURCES = 50,
+	BLOCKED_MS = 3000,       // at most, until all of those are blocked
 	SAMPLE = 16,             // one critical record of so many is opened
 	LAG = 4 * FORWARD_BURST, // records that a generator that was kept from working makes up for
 	DRAIN = 64,              // records at a time
@@ -82,6 +87,7 @@ struct phase {
 	bool classes;     // a third each, or else all normal
 	bool flood;       // one peer sends FLOOD times its share
 	bool garbage;     // as well
+	bool open;        // its sources aren't blocked
 	bool shed;        // as viaductd does
 	uint64_t offered[WIRE_CLASSES];
 	uint64_t arrived[PEERS][WIRE_CLASSES]; // from whom
@@ -98,7 +104,7 @@ static struct results {
 	uint64_t offered[WIRE_CLASSES], delivered[WIRE_CLASSES], shed[WIRE_CLASSES];
 	double capacity[ROUNDS_MAX], offered_per_s[ROUNDS_MAX], p99[ROUNDS_MAX],
 		p99_quiet[ROUNDS_MAX], share[ROUNDS_MAX], garbage[ROUNDS_MAX],
-		good_share[ROUNDS_MAX];
+		garbage_blocked[ROUNDS_MAX], good_share[ROUNDS_MAX], open_share[ROUNDS_MAX];
 } results;
 
 static struct memory memory;
@@ -106,6 +112,7 @@ static struct nic nic;
 static struct arena good, garbage;
 static uint32_t *sent_at; // low bits of the TSC, of each record of `good`
 static struct rates rates = {.control = CONTROL_PERCENT};
+static struct blocklist blocklist;
 
 static void fail_unless(bool condition, const char *what)
 {
@@ -202,12 +209,65 @@ static void make_garbage(void)
 
 		if (i % 3 == 1)
 			header.index = (uint32_t)memory_random() | PEERS;
-		memory_put_frame(frame, PEERS + i % 50);
+		memory_put_frame(frame, PEERS + i % GARBAGE_SOURCES);
 		for (uint16_t at = 0; at < record_length(); at++)
 			record[at] = (uint8_t)memory_random();
 		if (i % 3)
 			wire_record_put(record, &header);
 		frame_finish(frame, MEMORY_HEADER, record_length());
+	}
+}
+
+static int block(void *arg, const uint64_t source[2])
+{
+	return filter_block(&memory.workers[0].filter, source);
+}
+
+static int unblock(void *arg, const uint64_t source[2])
+{
+	return filter_unblock(&memory.workers[0].filter, source);
+}
+
+static bool is_member(void *arg, const struct endpoint *at)
+{
+	for (uint32_t peer = 0; peer < PEERS; peer++) {
+		const struct endpoint *here = &memory.sessions->slot[peer].current->endpoint;
+
+		if (memcmp(here->ip, at->ip, sizeof(at->ip)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* As viaductd has it by default, or no source is ever blocked. */
+static void blocklist_begin(bool open)
+{
+	static const struct blocklist_ops ops = {block, unblock, is_member};
+	const struct config_trust trust = {
+		.bad_records_per_second = open ? 0 : 1000,
+		.block_seconds = 10,
+		.block_seconds_max = 600,
+	};
+
+	blocklist.ops = &ops;
+	blocklist_configure(&blocklist, &trust, memory.sessions);
+}
+
+static void blocklist_end(void)
+{
+	blocklist_sweep(&blocklist, UINT64_MAX); // all is over then
+}
+
+/* What of the control thread's work there is: to block whom the worker reports. */
+static void control(void)
+{
+	struct forward_event events[8];
+	unsigned int n = rte_ring_sc_dequeue_burst_elem(memory.workers[0].events, events,
+							sizeof(events[0]), RTE_DIM(events), NULL);
+
+	for (unsigned int i = 0; i < n; i++) {
+		if (events[i].type == FORWARD_EVENT_SUSPECT)
+			blocklist_report(&blocklist, &events[i].source, dataplane_now_ms());
 	}
 }
 
@@ -325,6 +385,29 @@ static void watch(struct phase *phase, uint64_t now, uint64_t *before, uint64_t 
 	*before = now;
 }
 
+/* Sends garbage alone, until all of its sources are blocked. */
+static void have_blocked(void)
+{
+	uint64_t begin = rte_get_tsc_cycles(),
+		 end = begin + rte_get_tsc_hz() / MS_PER_S * BLOCKED_MS;
+	uint64_t now, sent = 0;
+
+	while (blocklist.now < GARBAGE_SOURCES) {
+		uint32_t next = sent % GARBAGE;
+		unsigned int n;
+
+		now = rte_get_tsc_cycles();
+		fail_unless(now < end, "sources of garbage are not blocked");
+		n = due(GARBAGE_PER_S, &begin, now, sent);
+		n = RTE_MIN(n, GARBAGE - next);
+		if (n)
+			feed(&garbage, next, n);
+		sent += n;
+		control();
+		rcu_quiescent_state();
+	}
+}
+
 static void offer(struct phase *phase)
 {
 	uint64_t begin = rte_get_tsc_cycles(), garbage_begin = begin, paced = begin, last;
@@ -358,6 +441,7 @@ static void offer(struct phase *phase)
 			phase->garbage_sent += n;
 		}
 		drain(phase);
+		control();
 		rcu_quiescent_state();
 	}
 	last = rte_get_tsc_cycles();
@@ -378,22 +462,36 @@ static struct counters count(void)
 	return counters;
 }
 
+/* Until the worker has told what it counted, a few times. */
+static void settle(void)
+{
+	const uint32_t *published = &memory.workers[0].published.sequence;
+	uint32_t sequence = __atomic_load_n(published, __ATOMIC_RELAXED);
+
+	while (__atomic_load_n(published, __ATOMIC_RELAXED) - sequence < 2 * SETTLE_MS)
+		rcu_quiescent_state();
+}
+
 static void try(struct phase *phase)
 {
-	struct counters before = count();
+	struct counters before;
 	const uint64_t *was = (const uint64_t *)&before;
 	uint64_t *is = (uint64_t *)&phase->counters;
-	uint32_t sequence = memory.workers[0].published.sequence;
 
 	seal_good(phase);
 	rates.shed = phase->shed;
+	blocklist_begin(phase->open);
 	memory_start(&memory);
 	// it takes a while to come up, and the kernel to settle
-	while (__atomic_load_n(&memory.workers[0].published.sequence, __ATOMIC_RELAXED) - sequence <
-	       2 * SETTLE_MS)
-		rcu_quiescent_state();
+	settle();
+	if (phase->garbage && !phase->open) {
+		have_blocked();
+		settle();
+	}
+	before = count();
 	offer(phase);
 	memory_stop(&memory);
+	blocklist_end();
 	phase->counters = count();
 	fail_unless(counters_balance(&phase->counters) &&
 			    counters_balance_classes(&phase->counters),
@@ -515,6 +613,11 @@ static void round_of_phases(int round)
 	run(&phase);
 	results.good_share[round] = ratio(good_share(&phase), before);
 	results.garbage[round] = ratio((double)phase.garbage_sent, phase.seconds);
+	results.garbage_blocked[round] =
+		ratio((double)phase.counters.blocked, (double)phase.garbage_sent);
+	phase = (struct phase){.load = 1, .garbage = true, .open = true, .shed = true};
+	run(&phase);
+	results.open_share[round] = ratio(good_share(&phase), before);
 }
 
 static json_t *classes(void)
@@ -616,14 +719,16 @@ int main(int argc, char **argv)
 	else if (results.disturbed)
 		verdict = "the machine had other things to do";
 	out = json_pack(
-		"{sf sf so sI sf sf sf sf sf si si si ss ss}", "offered", offered, "capacity", most,
-		"classes", classes(), "critical_lost",
+		"{sf sf so sI sf sf sf sf sf sf sf si si si ss ss}", "offered", offered, "capacity",
+		most, "classes", classes(), "critical_lost",
 		(json_int_t)(results.offered[WIRE_CRITICAL] - results.delivered[WIRE_CRITICAL]),
 		"critical_p99_us", memory_median(results.p99, (int)options.rounds),
 		"critical_p99_us_quiet", memory_median(results.p99_quiet, (int)options.rounds),
 		"well_behaved_share", memory_median(results.share, (int)options.rounds),
 		"garbage_per_s", memory_median(results.garbage, (int)options.rounds),
+		"garbage_blocked", memory_median(results.garbage_blocked, (int)options.rounds),
 		"garbage_good_share", memory_median(results.good_share, (int)options.rounds),
+		"garbage_good_share_open", memory_median(results.open_share, (int)options.rounds),
 		"payload", options.payload, "rounds", options.rounds, "repeated", results.repeated,
 		"aead", config.aead->name, "verdict", verdict);
 	fail_unless(out, "out of memory");
