@@ -23,7 +23,8 @@
  * shed. It is measured before each phase and after it, as the machine's speed changes by a third
  * within seconds; what is compared between two phases are shares of it. Generator and worker have
  * a core each, so the generator's is not counted. A phase is repeated if the two capacities differ,
- * or if the machine kept one of the two cores for longer than a worker's own ever would be.
+ * if the worker sent less in a part of it, or if the machine kept one of the two cores for longer
+ * than a worker's own ever would be.
  */
 #include <getopt.h>
 #include <jansson.h>
@@ -52,6 +53,8 @@ enum {
 	DRAIN = 64,              // records at a time
 	STOPPED_US = 100,        // without progress: it was not running
 	DRIFT_PERCENT = 10,      // of the capacity during a phase: more is another machine
+	SLICES = 10,             // of a phase, each of which should bring as much
+	SLOW_PERCENT = 20,       // less than the best one brought: the machine was slower
 	TRIES = 20,              // of a phase
 	SETTLE_MS = 5,           // the worker publishes once in each
 	QUIET_MS = 20,           // without anything from the worker: it is done
@@ -102,9 +105,10 @@ struct phase {
 static struct results {
 	unsigned int repeated, disturbed; // phases
 	uint64_t offered[WIRE_CLASSES], delivered[WIRE_CLASSES], shed[WIRE_CLASSES];
-	double capacity[ROUNDS_MAX], offered_per_s[ROUNDS_MAX], p99[ROUNDS_MAX],
-		p99_quiet[ROUNDS_MAX], share[ROUNDS_MAX], garbage[ROUNDS_MAX],
-		garbage_blocked[ROUNDS_MAX], good_share[ROUNDS_MAX], open_share[ROUNDS_MAX];
+	double capacity[ROUNDS_MAX], offered_per_s[ROUNDS_MAX], p50[ROUNDS_MAX], p99[ROUNDS_MAX],
+		p50_quiet[ROUNDS_MAX], p99_quiet[ROUNDS_MAX], share[ROUNDS_MAX],
+		garbage[ROUNDS_MAX], garbage_blocked[ROUNDS_MAX], good_share[ROUNDS_MAX],
+		open_share[ROUNDS_MAX];
 } results;
 
 static struct memory memory;
@@ -408,6 +412,18 @@ static void have_blocked(void)
 	}
 }
 
+/* Whether the machine was as fast all the time, by what arrived in each slice of a phase. */
+static bool is_steady(const uint64_t *slices)
+{
+	uint64_t least = slices[0], most = slices[0];
+
+	for (int i = 1; i < SLICES; i++) {
+		least = RTE_MIN(least, slices[i]);
+		most = RTE_MAX(most, slices[i]);
+	}
+	return least * 100 >= most * (100 - SLOW_PERCENT);
+}
+
 static void offer(struct phase *phase)
 {
 	uint64_t begin = rte_get_tsc_cycles(), garbage_begin = begin, paced = begin, last;
@@ -415,6 +431,7 @@ static void offer(struct phase *phase)
 	uint64_t quiet = rte_get_tsc_hz() / MS_PER_S * QUIET_MS;
 	uint64_t before = begin, seen = begin;
 	uint32_t next = 0, next_garbage = 0;
+	uint64_t slices[SLICES] = {0};
 
 	while (next < phase->records && (last = rte_get_tsc_cycles()) < end) {
 		unsigned int n = FORWARD_BURST;
@@ -440,12 +457,14 @@ static void offer(struct phase *phase)
 			next_garbage = (next_garbage + n) % GARBAGE;
 			phase->garbage_sent += n;
 		}
-		drain(phase);
+		slices[(last - begin) * SLICES / (end - begin)] += drain(phase);
 		control();
 		rcu_quiescent_state();
 	}
 	last = rte_get_tsc_cycles();
 	watch(phase, last, &before, &seen);
+	if (!is_steady(slices))
+		phase->disturbed = true;
 	phase->seconds = (double)(last - begin) / (double)rte_get_tsc_hz();
 	while (rte_get_tsc_cycles() - last < quiet) {
 		if (drain(phase))
@@ -585,11 +604,13 @@ static void round_of_phases(int round)
 
 	phase = (struct phase){.load = 0.5, .classes = true, .shed = true};
 	run(&phase);
+	results.p50_quiet[round] = histogram_quantile(&phase.critical, 0.5) / 1000;
 	results.p99_quiet[round] = histogram_quantile(&phase.critical, 0.99) / 1000;
 
 	phase = (struct phase){.load = 2, .classes = true, .shed = true};
 	run(&phase);
 	results.capacity[round] = phase.capacity;
+	results.p50[round] = histogram_quantile(&phase.critical, 0.5) / 1000;
 	results.p99[round] = histogram_quantile(&phase.critical, 0.99) / 1000;
 	results.offered_per_s[round] = 0;
 	for (int class = WIRE_BULK; class <= WIRE_CRITICAL; class ++) {
@@ -719,9 +740,11 @@ int main(int argc, char **argv)
 	else if (results.disturbed)
 		verdict = "the machine had other things to do";
 	out = json_pack(
-		"{sf sf so sI sf sf sf sf sf sf sf si si si ss ss}", "offered", offered, "capacity",
-		most, "classes", classes(), "critical_lost",
+		"{sf sf so sI sf sf sf sf sf sf sf sf sf si si si ss ss}", "offered", offered,
+		"capacity", most, "classes", classes(), "critical_lost",
 		(json_int_t)(results.offered[WIRE_CRITICAL] - results.delivered[WIRE_CRITICAL]),
+		"critical_p50_us", memory_median(results.p50, (int)options.rounds),
+		"critical_p50_us_quiet", memory_median(results.p50_quiet, (int)options.rounds),
 		"critical_p99_us", memory_median(results.p99, (int)options.rounds),
 		"critical_p99_us_quiet", memory_median(results.p99_quiet, (int)options.rounds),
 		"well_behaved_share", memory_median(results.share, (int)options.rounds),
