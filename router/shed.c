@@ -2,8 +2,7 @@
 
 enum {
 	PERCENT = 100,
-	FILLINGS = 8,     // of steps towards the fair share; it takes few
-	FETCH_SIZE = 256, // bytes of a record, at most; a processor fetches on by itself
+	FILLINGS = 8, // of steps towards the fair share; it takes few
 };
 
 /* The ranks of the classes within a sender's share. */
@@ -87,16 +86,6 @@ static inline enum shed_rank rank_of(const struct shed *shed, enum wire_class cl
 	return arrived <= 2 * share ? over[class] : far[class];
 }
 
-/* Fetches a record that will soon be opened. */
-static inline void __attribute__((always_inline)) fetch(const struct forward_input *input)
-{
-	unsigned int size = least(input->length, FETCH_SIZE);
-
-	for (unsigned int at = 0; at < size; at += 64)
-		__builtin_prefetch(input->record + at, 1);
-	__builtin_prefetch(input->record + size - 1, 1);
-}
-
 /* Puts an entry at the end of a rank's queue. */
 static inline void append(struct shed *shed, enum shed_rank rank, uint16_t number)
 {
@@ -127,9 +116,6 @@ static inline void push(struct shed *shed, enum shed_rank rank, const struct she
 	entry->class = claim->class;
 	append(shed, rank, number);
 	shed->count++;
-	// its turn comes soon; else see fetch_next()
-	if (shed->queues[rank].count <= FORWARD_BURST)
-		fetch(&entry->input);
 }
 
 /* Takes the first entry out of a rank's queue: valid until the next record is described. */
@@ -343,24 +329,6 @@ static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_
 	return n;
 }
 
-/* Fetches what will be taken next, as far as it is there already. */
-static void fetch_next(const struct shed *shed)
-{
-	unsigned int room = FORWARD_BURST;
-
-	for (uint32_t ranks = shed->occupied; ranks && room; ranks &= ranks - 1) {
-		const struct shed_queue *queue = &shed->queues[__builtin_ctz(ranks)];
-		unsigned int n = least(room, queue->count), number = queue->first;
-
-		room -= n;
-		for (; n; n--) {
-			fetch(&shed->entries[number].input);
-			__builtin_prefetch(shed->entries[number].input.buffer, 1);
-			number = shed->next[number];
-		}
-	}
-}
-
 unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned int n)
 {
 	unsigned int reserved = (n * shed->control + PERCENT - 1) / PERCENT;
@@ -377,6 +345,5 @@ unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned
 	// there is time for more again
 	if (shed->count == 0)
 		shed->stands = false;
-	fetch_next(shed);
 	return taken;
 }
