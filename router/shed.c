@@ -303,40 +303,42 @@ void shed_put(struct shed *shed, struct forward *forward)
 	shed_keep(shed, forward, &claim);
 }
 
-/* Moves up to `n` of a rank to `inputs`; returns how many. */
+/* Moves up to `n` of a rank to `inputs`, until they have `bytes`; returns how many. */
 static unsigned int take(struct shed *shed, enum shed_rank rank, struct forward_input *inputs,
-			 unsigned int n)
+			 unsigned int n, int *bytes)
 {
 	struct shed_queue *queue = &shed->queues[rank];
 	unsigned int number = queue->first;
-	unsigned int last = number;
+	unsigned int last = number, taken = 0;
 
 	n = least(n, queue->count);
-	if (n == 0)
-		return 0;
-	for (unsigned int i = 0; i < n; i++) {
+	while (*bytes > 0 && taken < n) {
 		last = number;
-		inputs[i] = shed->entries[number].input;
+		inputs[taken] = shed->entries[number].input;
+		*bytes -= inputs[taken++].length;
 		number = shed->next[number];
 	}
+	if (taken == 0)
+		return 0;
 	shed->next[last] = (uint16_t)(shed->spare - shed->entries);
 	set_spare(shed, queue->first);
 	queue->first = (uint16_t)number;
-	queue->count -= n;
-	shed->count -= n;
+	queue->count -= taken;
+	shed->count -= taken;
 	if (queue->count == 0)
 		shed->occupied &= ~(1u << rank);
-	return n;
+	return taken;
 }
 
 unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned int n)
 {
 	unsigned int reserved = (n * shed->control + PERCENT - 1) / PERCENT;
-	unsigned int taken = take(shed, SHED_CONTROL, inputs, reserved);
+	int bytes = SHED_BYTES;
+	unsigned int taken = take(shed, SHED_CONTROL, inputs, reserved, &bytes);
 
 	for (enum shed_rank rank = SHED_CRITICAL; rank < SHED_RANKS; rank++)
-		taken += take(shed, rank, &inputs[taken], n - taken);
-	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken);
+		taken += take(shed, rank, &inputs[taken], n - taken, &bytes);
+	taken += take(shed, SHED_CONTROL, &inputs[taken], n - taken, &bytes);
 	shed->handled += taken;
 	shed->waited = shed->count > SHED_FEW ? shed->waited + taken : 0;
 	// what has always waited was only older when its turn came

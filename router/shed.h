@@ -18,7 +18,7 @@
  * before what comes; so a sender's records of one class stay in order.
  *
  * Class control has a part of the backlog and of each burst to itself, and no more while others
- * wait.
+ * wait. A burst of large records is one of fewer, since what comes meanwhile waits for its end.
  *
  * A backlog that is never empty makes all records late, and its frames cold. So when it has been
  * full, or many have waited while twice as many as it holds were taken, what is less than critical
@@ -41,6 +41,7 @@ enum {
 	SHED_FEW = 64,       // when more than so many have waited
 	SHED_STANDING = 2 * SHED_BACKLOG, // while so many were taken,
 	SHED_ROOM = 128,     // there is room for normal ones while fewer than so many wait
+	SHED_BYTES = 12288,  // at once: what comes meanwhile waits as long as for 32 small ones
 	SHED_SENDERS = 4096, // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
 	SHED_CRITICAL_SHARES = 2,
@@ -218,7 +219,8 @@ static inline bool shed_overloaded(const struct shed *shed)
 /* All of that with the record in shed_next(), whoever received it. */
 void shed_put(struct shed *shed, struct forward *forward);
 
-/* Moves up to `n` records to `inputs`, for forward_burst(); returns how many. */
+/* Moves up to `n` records to `inputs`, for forward_burst(), until they have SHED_BYTES; returns how
+ * many. */
 unsigned int shed_take(struct shed *shed, struct forward_input *inputs, unsigned int n);
 
 #endif

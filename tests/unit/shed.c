@@ -407,6 +407,32 @@ static void test_share_changes(void **state)
 	assert_int_equal(o->shed->share, SHED_FIRST_SHARE);
 }
 
+/* Of large records fewer are taken at once. */
+static void test_large(void **state)
+{
+	enum { PAYLOAD = 1000, LENGTH = WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER + PAYLOAD };
+	const unsigned int most = (SHED_BYTES + LENGTH - 1) / LENGTH;
+	struct over *o = *state;
+	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
+
+	for (uint32_t i = 0; i < FORWARD_BURST; i++) {
+		struct said said = say(&b->id, i, PAYLOAD);
+
+		said.kind = WIRE_RESPONSE;
+		peer_says(o->f, a, 0, i < 5 ? WIRE_NORMAL : WIRE_CRITICAL, &said, 1);
+	}
+	put(o);
+	fixture_clear(o->f);
+	assert_int_equal(forward(o, 2), 2);
+	assert_int_equal(forward(o, FORWARD_BURST), most);
+	assert_int_equal(o->f->heard_count, 2 + most);
+	for (uint32_t i = 0; i < 2 + most; i++)
+		assert_int_equal(o->f->heard[i].tag, 5 + i);
+	while (forward(o, FORWARD_BURST))
+		;
+	assert_int_equal(o->f->heard_count, FORWARD_BURST);
+}
+
 /*
  * When there are always many that wait, few may but critical ones, and fewer of less than normal;
  * those that may displace nobody else.
@@ -583,23 +609,12 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(classes_in_order),
-		TEST(lowest_is_shed),
-		TEST(reserve_for_control),
-		TEST(fair_share),
-		TEST(all_send_too_much),
-		TEST(all_critical),
-		TEST(critical_flood),
-		TEST(share_by_class),
-		TEST(sender_stays_in_order),
-		TEST(others_in_its_name),
-		TEST(share_changes),
-		TEST(standing),
-		TEST(last_places),
-		TEST(full),
-		TEST(overtaken),
-		TEST(no_records),
-		TEST(strangers),
+		TEST(classes_in_order),   TEST(lowest_is_shed),    TEST(reserve_for_control),
+		TEST(fair_share),         TEST(all_send_too_much), TEST(all_critical),
+		TEST(critical_flood),     TEST(share_by_class),    TEST(sender_stays_in_order),
+		TEST(others_in_its_name), TEST(share_changes),     TEST(large),
+		TEST(standing),           TEST(last_places),       TEST(full),
+		TEST(overtaken),          TEST(no_records),        TEST(strangers),
 		TEST(handed_over),
 	};
 
