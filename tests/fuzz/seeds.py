@@ -263,5 +263,36 @@ def records():
           + step(7, 20) + datagram(2, message(peer(9)), sequence=1))
 
 
-for make in wire, frame, hello, identity, request, scores, config, welcome, records:
+# the steps of shed.c
+def some(amount, kind=NORMAL, sender=0, size=0):
+    return step(0, amount - 1) + bytes([kind | sender << 2 | size << 5])
+
+
+def take(amount=32):
+    return step(4, amount - 1) + b"\0"
+
+
+def passes(milliseconds):
+    return step(5, milliseconds) + b"\0"
+
+
+def backlog():
+    reserve = step(6, 3) + b"\0"
+    put = step(1) + b"\0"
+    mixed = b"".join(some(4, kind, sender, size) for kind, sender, size in
+                     [(BULK, 0, 0), (CRITICAL, 1, 5), (NORMAL, 2, 7), (BULK, 3, 1),
+                      (CRITICAL, 0, 0), (CLASS_CONTROL, 4, 2), (NORMAL, 5, 3), (BULK, 6, 4)])
+    full = some(32) * 64
+    write("shed",
+          mixed=reserve + mixed + put + take() + mixed + passes(4) + take(7) + mixed + take(),
+          full=reserve + full + mixed * 4 + take() + some(32, CRITICAL, 1) * 70 + mixed + take() * 9,
+          stands=reserve + some(32, BULK) * 4 + (some(32) + take()) * 130 + mixed * 20 + take() * 9
+          + mixed,
+          flood=reserve + (some(32, CRITICAL, 1) * 8 + mixed + take() * 2 + passes(2)) * 12,
+          control=reserve + some(32, CRITICAL) * 64 + some(32, CLASS_CONTROL, 1) * 8 + take()
+          + step(6, 31) + b"\0" + mixed + take() * 3 + step(6) + b"\0" + mixed,
+          handed=full + (step(2, 0) + b"\2" + step(3) + b"\0") * 3 + take() + passes(31) + mixed)
+
+
+for make in wire, frame, hello, identity, request, scores, config, welcome, records, backlog:
     make()
