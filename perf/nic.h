@@ -5,8 +5,9 @@
  * Two rings of descriptors, as cards have them. What a card's driver does happens on the worker's
  * core: it takes buffers from their pool, describes them, and gives them back when they were sent;
  * the generator touches descriptors and frames only. So what goes from core to core is what goes
- * from a card to a core: frames, and fractions of a line of descriptors and indices. It costs more
- * than from a card, whose frames are in memory or the shared cache and not in the other core's.
+ * from a card to a core: frames, and fractions of a line of descriptors and indices. A card's
+ * frames are in memory or the shared cache and not in the other core's, which costs a worker no
+ * less, see docs/performance.md.
  */
 #ifndef VIADUCT_PERF_NIC_H
 #define VIADUCT_PERF_NIC_H
