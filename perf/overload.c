@@ -412,12 +412,15 @@ static void have_blocked(void)
 	}
 }
 
-/* Whether the machine was as fast all the time, by what arrived in each slice of a phase. */
+/*
+ * Whether the machine was as fast all the time, by what arrived in each slice of a phase; but the
+ * first, which begins with cold caches.
+ */
 static bool is_steady(const uint64_t *slices)
 {
-	uint64_t least = slices[0], most = slices[0];
+	uint64_t least = slices[1], most = slices[1];
 
-	for (int i = 1; i < SLICES; i++) {
+	for (int i = 2; i < SLICES; i++) {
 		least = RTE_MIN(least, slices[i]);
 		most = RTE_MAX(most, slices[i]);
 	}
@@ -463,7 +466,8 @@ static void offer(struct phase *phase)
 	}
 	last = rte_get_tsc_cycles();
 	watch(phase, last, &before, &seen);
-	if (!is_steady(slices))
+	// how the capacity varies is seen from one to the next
+	if (phase->load > 0 && !is_steady(slices))
 		phase->disturbed = true;
 	phase->seconds = (double)(last - begin) / (double)rte_get_tsc_hz();
 	while (rte_get_tsc_cycles() - last < quiet) {
