@@ -287,6 +287,7 @@ static inline bool take_in(struct worker *worker, struct intake *intake, struct 
 	if (!classify(worker, buffer, &frame, &input->source))
 		return false;
 	describe(input, buffer, &frame);
+	forward_prefetch(&worker->forward, input->record);
 	if (__builtin_expect(wire_is_bundle(input->record, input->length), 0))
 		take_apart(worker, intake);
 	else
@@ -380,6 +381,8 @@ static unsigned int forward_backlog(struct worker *worker)
 	struct forward_input inputs[FORWARD_BURST];
 	unsigned int n = shed_take(&worker->shed, inputs, FORWARD_BURST);
 
+	for (unsigned int i = 0; i < n; i++)
+		forward_prefetch(&worker->forward, inputs[i].record);
 	worker->forward.overloaded = shed_overloaded(&worker->shed);
 	worker->forward.waited = true;
 	if (n)
@@ -494,8 +497,10 @@ static unsigned int take_over(struct worker *worker)
 			put_handed(worker, buffers, n);
 			continue;
 		}
-		for (unsigned int i = 0; i < n; i++)
+		for (unsigned int i = 0; i < n; i++) {
 			memcpy(&inputs[i], buffers[i]->buf_addr, sizeof(inputs[i]));
+			forward_prefetch(&worker->forward, inputs[i].record);
+		}
 		if (n)
 			forward_burst(&worker->forward, inputs, n, worker->now_ms);
 	}

@@ -133,10 +133,7 @@ struct forward_ops {
 /* A received record that belongs to a session. */
 struct forward_record {
 	struct forward_input *input;
-	union {
-		const struct session_slot *slot; // until the session is looked for there
-		const struct session *session;
-	};
+	const struct session *session;
 	struct session_rx *lane; // NULL: it was dropped before that was found
 	struct wire_words header;
 };
@@ -244,6 +241,15 @@ struct forward {
 
 	struct topic_worker topics;
 };
+
+/*
+ * Fetches where a record's session is looked for: for the caller, as soon as it has seen the record
+ * and before it looks at others.
+ */
+static inline void forward_prefetch(const struct forward *forward, const uint8_t *record)
+{
+	__builtin_prefetch(&forward->sessions->slot[wire_slot(wire_get32(record + 4))]);
+}
 
 /*
  * Takes `n` (up to FORWARD_BURST) records through all stages. Takes over every input's buffer. The

@@ -105,6 +105,7 @@ pack_open(struct forward *forward, const struct session *to, struct session_tx *
 	unsigned int number = packing->count++;
 	uint64_t counter = lane->next;
 
+	session_prefetch_header(header);
 	lane->next = counter + 1;
 	lane->used++;
 	lane->newest[class] = packing->turn | number;

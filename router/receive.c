@@ -338,15 +338,14 @@ static void __attribute__((noinline)) sort_by_class(struct forward_record *recor
 }
 
 /*
- * Parses, and fetches the slots that records claim. Leaves those that are records in `records`, in
- * the order in which they are handled; returns how many.
+ * Parses, looks into the slots that records claim, and fetches the sessions that are there. Leaves
+ * those that are records in `records`, in the order in which they are handled; returns how many.
  */
 static unsigned int parse_all(struct forward *forward, struct forward_input *inputs, unsigned int n,
 			      struct forward_record *records)
 {
 	const struct session_table *sessions = forward->sessions;
 	struct forward_record *record = records;
-	static const struct session_slot nobody;
 	uint64_t some = 0, all = UINT64_MAX; // bits of their headers
 
 	for (struct forward_input *input = inputs; input < inputs + n; input++) {
@@ -362,8 +361,11 @@ static unsigned int parse_all(struct forward *forward, struct forward_input *inp
 		some |= record->header.first;
 		all &= record->header.first;
 		slot = wire_slot(wire_words_index(&record->header));
-		record->slot = slot < sessions->slots ? &sessions->slot[slot] : &nobody;
-		__builtin_prefetch(record->slot);
+		record->session = NULL;
+		if (slot < sessions->slots)
+			record->session = rcu_dereference(sessions->slot[slot].current);
+		if (record->session)
+			session_prefetch(record->session);
 		record++;
 	}
 	n = (unsigned int)(record - records);
@@ -379,16 +381,6 @@ unknown(const struct session_table *sessions, uint32_t index, bool stale)
 	if (session_is_revoked(sessions, index))
 		return DROP_RECORD_REVOKED;
 	return stale ? DROP_RECORD_SESSION_STALE : DROP_RECORD_SESSION_UNKNOWN;
-}
-
-/* Looks into the slots, and fetches the sessions that are there. */
-static void find_sessions(struct forward_record *records, unsigned int n)
-{
-	for (struct forward_record *record = records; record < records + n; record++) {
-		record->session = rcu_dereference(record->slot->current);
-		if (record->session)
-			session_prefetch_source(record->session);
-	}
 }
 
 static void __attribute__((noinline, cold))
@@ -439,7 +431,7 @@ static void find_lanes(struct forward *forward, struct forward_record *records, 
 			continue;
 		}
 		lane = session_rx_lane(session, number);
-		window_prefetch(&lane->window, wire_words_sequence(&header));
+		window_prefetch(&lane->window);
 		if (input->handed)
 			__atomic_fetch_sub(&lane->owner, SESSION_HANDED, __ATOMIC_RELAXED);
 		key = session->rx[wire_words_phase(&header)];
@@ -514,6 +506,8 @@ static unsigned int admit(struct forward *forward, struct forward_record *record
 
 		if (!lane || !own(forward, record))
 			continue;
+		session_prefetch_source(record->session);
+		window_prefetch_bits(&lane->window, wire_words_sequence(&record->header));
 		if (guarded && !guard(forward, record))
 			continue;
 		if (!is_new(forward, record,
@@ -540,7 +534,6 @@ void receive_burst(struct forward *forward, struct forward_input *inputs, unsign
 
 	forward->leaving_count = forward->in_place = 0;
 	n = parse_all(forward, inputs, n, forward->records);
-	find_sessions(forward->records, n);
 	find_lanes(forward, forward->records, n);
 	n = admit(forward, forward->records, n);
 	forward->record_count = n;

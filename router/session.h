@@ -113,10 +113,10 @@ struct session {
 	const struct aead_key *rx[2]; // by key phase, the lowest bit of the epoch; NULL: none
 	const struct aead_key *tx;
 	struct session_state *state;
-	// when sending to it: the next cache line, which IPv4's headers don't leave
-	struct session_header header __attribute__((aligned(64)));
+	// when sending to it: its length in the same cache line, the bytes mostly in the next one
+	struct session_header header;
 	// for records from it: the one after that
-	struct endpoint endpoint;
+	struct endpoint endpoint __attribute__((aligned(64)));
 	struct wire_id id;
 	struct wire_id relay; // as the peer knows it
 
@@ -240,22 +240,32 @@ static inline const struct session *session_find_any(const struct session_table 
 	return session;
 }
 
+_Static_assert(offsetof(struct session, header.length) < 64 &&
+		       offsetof(struct session, header) + sizeof(struct session_header) <= 192,
+	       "whether there is a header is known from the first cache line");
 _Static_assert(offsetof(struct session, endpoint) / 64 ==
 		       (offsetof(struct session, id) + WIRE_ID_SIZE - 1) / 64,
-	       "what records from a peer need is fetched as one cache line");
+	       "what opened records from a peer need is fetched as one cache line");
 
-/* Fetches what records from a session's peer need of it. */
-static inline void session_prefetch_source(const struct session *session)
+/*
+ * Fetches what deciding about a record or message needs of a session. The rest follows when it is
+ * known to be needed, as a processor drops what it can't have under way.
+ */
+static inline void session_prefetch(const struct session *session)
 {
 	__builtin_prefetch(session);
+}
+
+/* Fetches what an opened record from the session's peer needs. */
+static inline void session_prefetch_source(const struct session *session)
+{
 	__builtin_prefetch(&session->endpoint);
 }
 
-/* Fetches what records to a session's peer need of it. */
-static inline void session_prefetch_target(const struct session *session)
+/* Fetches what sending in front of a record takes. */
+static inline void session_prefetch_header(const struct session_header *header)
 {
-	__builtin_prefetch(session);
-	__builtin_prefetch(&session->header);
+	__builtin_prefetch(&header->bytes[SESSION_HEADER_MAX / 2]);
 }
 
 static inline uint64_t endpoint_word(const struct endpoint *endpoint, unsigned int i)

@@ -337,7 +337,7 @@ static unsigned int serve(struct forward *forward, const uint32_t *slots, unsign
 	for (unsigned int i = 0; i < n; i++) {
 		to[i] = rcu_dereference(table[slots[i]].current);
 		if (to[i])
-			session_prefetch_target(to[i]);
+			session_prefetch(to[i]);
 	}
 	for (unsigned int i = 0; i < n; i++) {
 		if (to[i])

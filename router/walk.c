@@ -379,7 +379,7 @@ void walk_all(struct forward *forward, uint64_t now_ms)
 		slot = route_confirm(routes, destination(message), message->hash, message->guess);
 		message->to = slot ? rcu_dereference(slot->current) : NULL;
 		if (message->to)
-			session_prefetch_target(message->to);
+			session_prefetch(message->to);
 	}
 	decide(forward);
 	for (struct forward_message *message = forward->messages; message < end; message++) {

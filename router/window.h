@@ -25,10 +25,15 @@ enum window_result {
 	WINDOW_SEEN, // accepted before
 };
 
-/* Fetches what checking and accepting `sequence` touches. */
-static inline void window_prefetch(const struct window *window, uint64_t sequence)
+/* Fetches what checking a sequence that is in order touches, */
+static inline void window_prefetch(const struct window *window)
 {
 	__builtin_prefetch(&window->next, 1);
+}
+
+/* and what accepting `sequence` does. */
+static inline void window_prefetch_bits(const struct window *window, uint64_t sequence)
+{
 	__builtin_prefetch(&window->bits[sequence / 64 % WINDOW_WORDS], 1);
 }
 
