@@ -27,6 +27,8 @@ struct named {
 	bool quiet;      // once it is removed: no worker sees it (reclaimer sets)
 	uint32_t slot;
 	struct service_settings settings;
+	uint64_t requests; // ever, and
+	uint64_t asked_us; // when there was a new one; 0: not yet
 	struct service *published;
 	struct service_state *state;
 	struct cds_list_head instances; // who was there first comes first
@@ -45,6 +47,7 @@ struct registration {
 	uint16_t weight;
 	int policy_version;
 	uint64_t pinged_us;
+	uint64_t unheard_us; // of the first ping of those since something last came from it
 	uint64_t died_us;
 	bool hidden; // from workers that look for it from now on
 	bool quiet;  // no worker has it any more (reclaimer sets)
@@ -537,20 +540,43 @@ static void sweep(struct services *services, uint64_t now_us)
 	}
 }
 
-/* Whether an instance answers pings, if it doesn't answer requests. */
-static void check(struct services *services, struct registration *registration, uint64_t now_us)
+/* Whether somebody asks a service these days. */
+static bool is_used(struct named *named, uint64_t now_us)
+{
+	uint64_t requests = 0;
+
+	for (unsigned int policy = 0; policy < SERVICE_POLICIES; policy++)
+		requests += load(&named->state->stats[policy].counts.requests);
+	if (requests != named->requests) {
+		named->requests = requests;
+		named->asked_us = now_us;
+	}
+	return named->asked_us && now_us - named->asked_us < MEASURE_US;
+}
+
+/*
+ * Whether an instance answers pings, if it doesn't answer requests; or has none to answer, while
+ * others of its service have: so that it isn't found dead by the next one.
+ */
+static void check(struct services *services, struct registration *registration, bool used,
+		  uint64_t now_us)
 {
 	const struct service_settings *settings = &registration->named->settings;
 	struct service_instance *instance = registration->instance;
 	const struct member_session *session = registration->member->current;
-	uint64_t waiting_us = load(&instance->waiting_us), owed_us = 0, idle_us, pause_us;
+	uint64_t silent_us = settings->silent_us, waiting_us = load(&instance->waiting_us);
+	uint64_t owed_us = 0, unheard_us = 0, idle_us, pause_us;
+	bool doubtful;
 
 	if (!session)
 		return;
 	if (load(&instance->outstanding) && now_us > waiting_us)
 		owed_us = now_us - waiting_us;
 	idle_us = (uint64_t)member_idle_ms(session, now_us / 1000) * 1000;
-	if (!instance->dead && owed_us >= settings->silent_us && idle_us >= settings->silent_us) {
+	if (registration->unheard_us + idle_us > now_us)
+		unheard_us = now_us - registration->unheard_us;
+	if (!instance->dead && idle_us >= silent_us &&
+	    (owed_us ? owed_us >= silent_us : unheard_us >= silent_us / 2)) {
 		log_warning("instance silent", "id=%s name=%s service=%s",
 			    registration->member->text, registration->member->name,
 			    registration->named->name);
@@ -564,12 +590,16 @@ static void check(struct services *services, struct registration *registration, 
 		store(&instance->ready_us, now_us);
 		store(&instance->dead, false);
 	}
-	pause_us = owed_us || instance->dead ? settings->silent_us / 4 : MEASURE_US;
+	doubtful = owed_us || unheard_us || (used && idle_us >= silent_us / 2);
+	pause_us = doubtful || instance->dead ? silent_us / 4 : MEASURE_US;
 	if (now_us - registration->pinged_us < pause_us)
 		return;
-	if (owed_us >= pause_us || instance->dead || settings->policy[0] == SERVICE_PROXIMITY ||
+	if ((doubtful && (owed_us == 0 || owed_us >= pause_us)) || instance->dead ||
+	    settings->policy[0] == SERVICE_PROXIMITY ||
 	    (settings->share && settings->policy[1] == SERVICE_PROXIMITY)) {
 		registration->pinged_us = now_us;
+		if (!unheard_us)
+			registration->unheard_us = now_us;
 		say(services, session->index, 0, WIRE_PING, WIRE_CONTROL);
 	}
 }
@@ -627,8 +657,10 @@ void services_tick(struct services *services)
 	if (now_us - services->checked_us >= CHECK_US) {
 		services->checked_us = now_us;
 		cds_list_for_each_entry (named, &services->named, node) {
+			bool used = is_used(named, now_us);
+
 			cds_list_for_each_entry (registration, &named->instances, of_service) {
-				check(services, registration, now_us);
+				check(services, registration, used, now_us);
 			}
 		}
 	}

@@ -366,6 +366,52 @@ static void test_silent_instance(void **state)
 	society->said_count = 0;
 }
 
+/* For so long others of service "a" are asked, and this one is heard. */
+static void pass_asking(const struct member_session *heard, unsigned int ms)
+{
+	for (unsigned int passed = 0; passed < ms; passed += 50) {
+		seen("a")->state->stats[SERVICE_LEAST_OUTSTANDING].counts.requests++;
+		hear(heard);
+		pass(50);
+	}
+}
+
+/* Who isn't asked needn't be found dead by a request, if others of its service are asked. */
+static void test_silent_unasked(void **state)
+{
+	struct member_session *one = society_settle(society, 1), *two = society_settle(society, 3);
+	const struct service_instance *asked, *unasked;
+
+	assert_null(enroll(one, "a", 1));
+	assert_null(enroll(two, "a", 1));
+	asked = seen("a")->members[0].instance;
+	unasked = seen("a")->members[1].instance;
+	pass(2 * SILENT_MS);
+	society_silent(society); // nobody is asked
+	hear(two);
+	pass_asking(one, SILENT_MS - 100);
+	assert_false(unasked->dead);
+	// it answers in time, and then no more
+	assert_true(society->said_count > 1);
+	while (society->said_count)
+		assert_int_equal(said(two), WIRE_PING);
+	hear(two);
+	pass_asking(one, SILENT_MS - 100);
+	assert_false(unasked->dead);
+	pass_asking(one, 200);
+	assert_true(unasked->dead);
+	assert_false(asked->dead);
+	// it is pinged on, until it is heard
+	society->said_count = 0;
+	pass_asking(one, SILENT_MS);
+	while (society->said_count)
+		assert_int_equal(said(two), WIRE_PING);
+	hear(two);
+	pass_asking(one, 100);
+	assert_false(unasked->dead);
+	society->said_count = 0;
+}
+
 static bool behind(void *arg)
 {
 	return society->said_count > 0;
@@ -495,12 +541,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(registering),        TEST(refusals),
-		TEST(someone_elses_name), TEST(limits),
-		TEST(session_ends),       TEST(silent_instance),
-		TEST(many_end),           TEST(regions),
-		TEST(all_regions),        TEST(operator),
-		TEST(name_is_given_away), TEST(another_cluster),
+		TEST(registering),     TEST(refusals),     TEST(someone_elses_name),
+		TEST(limits),          TEST(session_ends), TEST(silent_instance),
+		TEST(silent_unasked),  TEST(many_end),     TEST(regions),
+		TEST(all_regions),     TEST(operator),     TEST(name_is_given_away),
+		TEST(another_cluster),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
