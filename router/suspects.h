@@ -13,7 +13,7 @@
 #include "session.h"
 
 enum {
-	SUSPECTS_SETS = 64, // a power of two
+	SUSPECTS_SETS = 1024, // a power of two: 96 KB, for as many sources as can be blocked
 	SUSPECTS_WAYS = 4,
 	SUSPECTS_MS = 1000, // what a source sends in less than this is added up
 };

@@ -87,6 +87,20 @@ static void test_neighbours(void **state)
 	}
 }
 
+/* So are nearly all of a thousand that send equally much, from wherever. */
+static void test_many(void **state)
+{
+	enum { MANY = 1000 };
+	struct suspects *suspects = *state;
+	int reports = 0;
+
+	for (int i = 0; i < LIMIT; i++) {
+		for (uint32_t host = 0; host < MANY; host++)
+			reports += send(suspects, v4(host * 2654435761u), 1, 5000);
+	}
+	assert_in_range(reports, MANY * 95 / 100, MANY);
+}
+
 /* Of a flood with a million forged addresses none is reported, and who hides in it is. */
 static void test_forged(void **state)
 {
@@ -205,6 +219,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_limit, begin, end),
 		cmocka_unit_test_setup_teardown(test_networks, begin, end),
 		cmocka_unit_test_setup_teardown(test_neighbours, begin, end),
+		cmocka_unit_test_setup_teardown(test_many, begin, end),
 		cmocka_unit_test_setup_teardown(test_forged, begin, end),
 		cmocka_unit_test_setup_teardown(test_marks, begin_fixture, end_fixture),
 		cmocka_unit_test_setup_teardown(test_report, begin_fixture, end_fixture),
