@@ -396,7 +396,8 @@ void request_handle(struct members *members, struct reputation *reputation,
 	// a session without an address gets nothing, and the peer asks again
 	if (session != session->member->current)
 		return;
-	member_send(members, session, event->tag, answer, length);
+	// first, so that who has the answer is asked by nobody any more
 	if (result == 0 && request.op == REQUEST_LEAVE)
 		member_leave(members, session, now_ms);
+	member_send(members, session, event->tag, answer, length);
 }

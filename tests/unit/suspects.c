@@ -76,9 +76,9 @@ static void test_neighbours(void **state)
 	int v4_reports[NEIGHBOURS] = {0}, v6_reports[NEIGHBOURS] = {0};
 
 	for (int i = 0; i < LIMIT; i++) {
-		for (uint8_t host = 0; host < NEIGHBOURS; host++) {
-			v4_reports[host] += send(suspects, v4(0x0a000064 + host), 1, 5000);
-			v6_reports[host] += send(suspects, v6(host, 1), 1, 5000);
+		for (int host = 0; host < NEIGHBOURS; host++) {
+			v4_reports[host] += send(suspects, v4(0x0a000064 + (uint32_t)host), 1, 5000);
+			v6_reports[host] += send(suspects, v6((uint8_t)host, 1), 1, 5000);
 		}
 	}
 	for (int host = 0; host < NEIGHBOURS; host++) {
