@@ -77,7 +77,8 @@ static void test_neighbours(void **state)
 
 	for (int i = 0; i < LIMIT; i++) {
 		for (int host = 0; host < NEIGHBOURS; host++) {
-			v4_reports[host] += send(suspects, v4(0x0a000064 + (uint32_t)host), 1, 5000);
+			v4_reports[host] +=
+				send(suspects, v4(0x0a000064 + (uint32_t)host), 1, 5000);
 			v6_reports[host] += send(suspects, v6((uint8_t)host, 1), 1, 5000);
 		}
 	}
