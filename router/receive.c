@@ -432,6 +432,8 @@ static void find_lanes(struct forward *forward, struct forward_record *records, 
 		}
 		lane = session_rx_lane(session, number);
 		window_prefetch(&lane->window);
+		if (forward->overloaded) // guard() looks at it
+			session_prefetch_source(session);
 		if (input->handed)
 			__atomic_fetch_sub(&lane->owner, SESSION_HANDED, __ATOMIC_RELAXED);
 		key = session->rx[wire_words_phase(&header)];
