@@ -354,9 +354,9 @@ static int ciphers_check(struct viaductd *v)
 
 	for (uint32_t i = 0; i < v->config.session.ciphers_count; i++) {
 		enum wire_aead aead = (enum wire_aead)v->config.session.ciphers[i];
-		struct aead_key *key = v->aead->key_new(aead, secret, -1);
+		struct aead_key *key = aead_key_new(v->aead, aead, secret, -1);
 
-		v->aead->key_free(key);
+		aead_key_free(v->aead, key);
 		if (key)
 			continue;
 		snprintf(v->error, sizeof(v->error),

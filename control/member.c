@@ -17,20 +17,30 @@
 /* What workers see of a session, and what dies with it when they no longer can. */
 struct publication {
 	struct session session;
+	struct rcu_head rcu;
 	const struct aead_ops *aead;
+	struct region *region; // that all of it is from
 	struct aead_key *keys[3];
 	struct session_state *state;
 };
 
+static void key_give(const struct aead_ops *aead, struct region *region, struct aead_key *key)
+{
+	if (!key)
+		return;
+	aead->key_fini(key);
+	region_give(region, key);
+}
+
 static void reclaim(struct rcu_head *head)
 {
-	struct session *session = caa_container_of(head, struct session, rcu);
-	struct publication *publication = caa_container_of(session, struct publication, session);
+	struct publication *publication = caa_container_of(head, struct publication, rcu);
+	struct region *region = publication->region;
 
 	for (size_t i = 0; i < sizeof(publication->keys) / sizeof(publication->keys[0]); i++)
-		publication->aead->key_free(publication->keys[i]);
-	session_state_free(publication->state);
-	node_free(publication);
+		key_give(publication->aead, region, publication->keys[i]);
+	session_state_give(region, publication->state);
+	region_give(region, publication);
 }
 
 static struct session_slot *slot_of(const struct members *members,
@@ -49,13 +59,13 @@ static uint16_t cluster_of(const struct members *members, const struct member *m
 static struct publication *publication_new(const struct members *members,
 					   const struct member_session *from)
 {
-	struct publication *publication =
-		node_alloc(members->config.node, 64, sizeof(*publication));
+	struct publication *publication = region_take(from->region, sizeof(*publication));
 	struct session *session;
 
 	if (!publication)
 		return NULL;
 	publication->aead = members->config.aead;
+	publication->region = from->region;
 	session = &publication->session;
 	session->index = from->index;
 	session->tx_epoch = from->epoch;
@@ -89,7 +99,7 @@ static void unpublish(struct session **place)
 static void retire(struct publication *publication, struct aead_key *key)
 {
 	publication->keys[0] = key;
-	call_rcu(&publication->session.rcu, reclaim);
+	call_rcu(&publication->rcu, reclaim);
 }
 
 /*
@@ -157,7 +167,9 @@ static void deadline_check(struct members *members, struct cds_list_head *list, 
 /* Frees a session that workers can't find any more, as soon as none is using it. */
 static void session_free(struct members *members, struct member_session *session)
 {
+	const struct aead_ops *aead = members->config.aead;
 	struct publication *publication = session->published;
+	struct region *region = session->region;
 
 	watch_end(members, session);
 	if (publication) {
@@ -166,11 +178,12 @@ static void session_free(struct members *members, struct member_session *session
 		publication->state = session->state;
 		retire(publication, session->tx);
 	} else {
-		members->config.aead->key_free(session->rx[0]);
-		members->config.aead->key_free(session->tx);
-		session_state_free(session->state);
+		key_give(aead, region, session->rx[0]);
+		key_give(aead, region, session->tx);
+		session_state_give(region, session->state);
 	}
-	members->config.aead->key_free(session->tx_next);
+	key_give(aead, region, session->tx_next);
+	region_close(region);
 	cds_list_del(&session->deadline.node);
 	OPENSSL_cleanse(session, sizeof(*session));
 	free(session);
@@ -178,9 +191,11 @@ static void session_free(struct members *members, struct member_session *session
 
 static int export_key(struct members *members, const struct member_ask *ask,
 		      const struct member_session *session, enum wire_direction direction,
-		      uint32_t epoch, struct aead_key **key)
+		      uint32_t epoch, struct aead_key **out)
 {
+	const struct aead_ops *aead = members->config.aead;
 	uint8_t context[WIRE_CONTEXT_SIZE], exported[WIRE_EXPORT_SIZE];
+	struct aead_key *key;
 	int result;
 
 	wire_context(context, session->aead, direction, session->index, epoch, &session->member->id,
@@ -188,9 +203,15 @@ static int export_key(struct members *members, const struct member_ask *ask,
 	result = ask->export(ask->arg, WIRE_EXPORT_DATA, context, exported, sizeof(exported));
 	if (result)
 		return result;
-	*key = members->config.aead->key_new(session->aead, exported, members->config.node);
+	key = region_take(session->region, aead->key_size());
+	if (key && aead->key_init(key, session->aead, exported)) {
+		*out = key;
+	} else {
+		region_give(session->region, key);
+		result = -ENOMEM;
+	}
 	OPENSSL_cleanse(exported, sizeof(exported));
-	return *key ? 0 : -ENOMEM;
+	return result;
 }
 
 /* Exports the keys and the secret of an epoch. On failure what it has made stays the caller's. */
@@ -237,8 +258,10 @@ static int session_new(struct members *members, struct member *member, const str
 	session->relay = *ask->relay;
 	session->expiry_ms = members->config.expiry_ms;
 	session->joined_ms = now_ms;
-	session->state =
-		session_state_new(members->config.node, session->lanes_up, session->lanes_down);
+	session->region = region_new(members->regions);
+	if (!session->region)
+		goto failed;
+	session->state = session_state_new(session->region, session->lanes_up, session->lanes_down);
 	if (!session->state)
 		goto failed;
 	result = export_epoch(members, ask, session, 0, &session->rx[0], &session->tx,
@@ -429,7 +452,7 @@ static int promote(struct members *members, struct member_session *session, uint
 	if (!publication)
 		return -ENOMEM;
 	if (!replaced && route_set(&members->routes, &member->id, member->slot)) {
-		node_free(publication);
+		region_give(session->region, publication);
 		return -ENOMEM;
 	}
 	if (replaced)
@@ -714,7 +737,7 @@ int member_rekey(struct members *members, const struct member_ask *ask, uint64_t
 	}
 	session->member->certificate = ask->identity->certificate;
 	session->expiry_ms = members->config.expiry_ms;
-	members->config.aead->key_free(session->tx_next);
+	key_give(members->config.aead, session->region, session->tx_next);
 	session->tx_next = tx;
 	memcpy(session->secret_next, secret, sizeof(secret));
 	OPENSSL_cleanse(secret, sizeof(secret));
@@ -724,8 +747,8 @@ int member_rekey(struct members *members, const struct member_ask *ask, uint64_t
 	return 0;
 failed:
 	OPENSSL_cleanse(secret, sizeof(secret));
-	members->config.aead->key_free(rx);
-	members->config.aead->key_free(tx);
+	key_give(members->config.aead, session->region, rx);
+	key_give(members->config.aead, session->region, tx);
 	return result;
 }
 
@@ -949,9 +972,14 @@ int members_init(struct members *members, const struct member_config *config,
 	watches_init(&members->watches, config->watchers);
 	if (roster_init(&members->roster, slots, wire_get32(secret + 32)))
 		return -ENOMEM;
+	// a peer with more lanes has its state elsewhere
+	members->regions = session_pool_new(config->node, 1, (uint8_t)config->lanes_down,
+					    sizeof(struct publication), config->aead->key_size());
+	if (!members->regions)
+		goto free_roster;
 	members->sessions = session_table_new(config->node, slots, config->groups_max);
 	if (!members->sessions)
-		goto free_roster;
+		goto free_regions;
 	if (route_table_init(&members->routes, members->sessions, config->max + config->groups_max,
 			     secret))
 		goto free_sessions;
@@ -966,6 +994,8 @@ free_routes:
 	route_table_fini(&members->routes);
 free_sessions:
 	session_table_free(members->sessions);
+free_regions:
+	region_pool_close(members->regions);
 free_roster:
 	roster_fini(&members->roster);
 	return -ENOMEM;
@@ -990,4 +1020,5 @@ void members_fini(struct members *members)
 	route_table_fini(&members->routes);
 	roster_fini(&members->roster);
 	session_table_free(members->sessions);
+	region_pool_close(members->regions);
 }

@@ -53,6 +53,7 @@ struct member_session {
 	uint8_t lanes_up;
 	uint8_t lanes_down;
 	enum member_rekeying rekeying;
+	struct region *region; // of what workers see of it
 	struct session_state *state;
 	struct aead_key *rx[2]; // by key phase
 	struct aead_key *tx;
@@ -117,6 +118,7 @@ struct services;
 struct members {
 	struct member_config config;
 	struct roster roster;
+	struct region_pool *regions;    // of sessions: what workers see of them
 	struct session_table *sessions; // for the workers, like
 	struct route_table routes;
 	struct groups groups;

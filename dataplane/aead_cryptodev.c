@@ -196,43 +196,40 @@ static void *session_new(enum wire_aead aead, const uint8_t *secret, int directi
 	return rte_cryptodev_sym_session_create(cryptodev.device, &transform, cryptodev.sessions);
 }
 
-static void key_free(struct aead_key *key)
+static size_t key_size(void)
+{
+	return sizeof(struct key);
+}
+
+static void key_fini(struct aead_key *key)
 {
 	struct key *own = (struct key *)key;
 
-	if (!own)
-		return;
 	// which wipes them; the device may have ended before
 	for (int i = 0; i < 2; i++) {
 		if (own->sessions[i] && cryptodev.queue_count)
 			rte_cryptodev_sym_session_free(cryptodev.device, own->sessions[i]);
 	}
 	explicit_bzero(own, sizeof(*own));
-	node_free(own);
 }
 
-static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				int node)
+static bool key_init(struct aead_key *base, enum wire_aead aead,
+		     const uint8_t secret[WIRE_EXPORT_SIZE])
 {
-	struct key *key;
+	struct key *key = (struct key *)base;
 
 	if (!cryptodev.queue_count ||
 	    (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305) ||
 	    (aead == WIRE_CHACHA20_POLY1305 && !can(RTE_CRYPTO_AEAD_CHACHA20_POLY1305)))
-		return NULL;
-	key = node_alloc(node, 64, sizeof(*key));
-	if (!key)
-		return NULL;
+		return false;
 	key->base.aead = aead;
 	memcpy(key->base.iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 2; i++)
 		key->sessions[i] = session_new(aead, secret, i);
-		if (!key->sessions[i]) {
-			key_free((struct aead_key *)key);
-			return NULL;
-		}
-	}
-	return &key->base;
+	if (key->sessions[0] && key->sessions[1])
+		return true;
+	key_fini(base);
+	return false;
 }
 
 static void worker_free(void *arg)
@@ -356,8 +353,9 @@ static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const
 
 const struct aead_ops aead_cryptodev = {
 	.name = "cryptodev",
-	.key_new = key_new,
-	.key_free = key_free,
+	.key_size = key_size,
+	.key_init = key_init,
+	.key_fini = key_fini,
 	.worker_new = worker_new,
 	.worker_free = worker_free,
 	.open = open_burst,

@@ -74,33 +74,34 @@ static void expander_init(void)
 	lines_used = (int)((end - (const uint8_t *)&key + LINE - 1) / LINE);
 }
 
-static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				int node)
+static size_t key_size(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	struct key *key;
 
 	pthread_once(&once, expander_init);
+	return expander ? (size_t)lines_used * LINE : sizeof(struct key);
+}
+
+static bool key_init(struct aead_key *base, enum wire_aead aead,
+		     const uint8_t secret[WIRE_EXPORT_SIZE])
+{
+	struct key *key = (struct key *)base;
+
+	key_size(); // the first one makes the expander
 	if (!expander || (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305))
-		return NULL;
-	key = node_alloc(node, LINE, (size_t)lines_used * LINE);
-	if (!key)
-		return NULL;
+		return false;
 	key->base.aead = aead;
 	memcpy(key->base.iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
 	if (aead == WIRE_AES_256_GCM)
 		IMB_AES256_GCM_PRE(expander, secret, (struct gcm_key_data *)(void *)key->expanded);
 	else
 		memcpy(key->expanded, secret, WIRE_KEY_SIZE);
-	return &key->base;
+	return true;
 }
 
-static void key_free(struct aead_key *key)
+static void key_fini(struct aead_key *key)
 {
-	if (!key)
-		return;
-	explicit_bzero(key, (size_t)lines_used * LINE);
-	node_free(key);
+	explicit_bzero(key, key_size());
 }
 
 static void *worker_new(int node)
@@ -242,8 +243,9 @@ static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const
 
 const struct aead_ops aead_ipsec_mb = {
 	.name = "ipsec_mb",
-	.key_new = key_new,
-	.key_free = key_free,
+	.key_size = key_size,
+	.key_init = key_init,
+	.key_fini = key_fini,
 	.worker_new = worker_new,
 	.worker_free = worker_free,
 	.open = open_burst,

@@ -25,30 +25,29 @@ struct worker {
 	struct context contexts[2][2]; // AES and ChaCha, open and seal
 };
 
-static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				int node)
+static size_t key_size(void)
+{
+	return sizeof(struct key);
+}
+
+static bool key_init(struct aead_key *base, enum wire_aead aead,
+		     const uint8_t secret[WIRE_EXPORT_SIZE])
 {
 	static atomic_uint_fast64_t serial;
-	struct key *key;
+	struct key *key = (struct key *)base;
 
 	if (aead != WIRE_AES_256_GCM && aead != WIRE_CHACHA20_POLY1305)
-		return NULL;
-	key = node_alloc(node, 64, sizeof(*key));
-	if (!key)
-		return NULL;
+		return false;
 	key->base.aead = aead;
 	key->serial = atomic_fetch_add(&serial, 1) + 1;
 	memcpy(key->secret, secret, WIRE_KEY_SIZE);
 	memcpy(key->base.iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
-	return &key->base;
+	return true;
 }
 
-static void key_free(struct aead_key *key)
+static void key_fini(struct aead_key *key)
 {
-	if (!key)
-		return;
 	explicit_bzero(key, sizeof(struct key));
-	node_free(key);
 }
 
 static void worker_free(void *arg)
@@ -155,8 +154,9 @@ static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const
 
 const struct aead_ops aead_openssl = {
 	.name = "openssl",
-	.key_new = key_new,
-	.key_free = key_free,
+	.key_size = key_size,
+	.key_init = key_init,
+	.key_fini = key_fini,
 	.worker_new = worker_new,
 	.worker_free = worker_free,
 	.open = open_burst,

@@ -89,21 +89,20 @@ static bool event(void *worker, const struct forward_event *what)
 
 static const struct forward_ops ops = {spares, release, transmit, handover, event, NULL, NULL};
 
-static struct session *make_session(uint32_t slot)
+static struct session *make_session(struct region_pool *regions, uint32_t slot)
 {
-	struct session *session = aligned_alloc(64, sizeof(*session));
+	struct region *region = region_new(regions);
+	struct session_state *state = region ? session_state_new(region, 1, 1) : NULL;
+	struct session *session = state ? region_take(region, sizeof(*session)) : NULL;
 
 	if (!session)
 		exit(1);
-	memset(session, 0, sizeof(*session));
 	session->index = slot;
 	session->tx_budget = WIRE_KEY_RECORDS;
 	session->record_max = RECORD_MAX;
 	session->lanes_up = session->lanes_down = 1;
 	session->rx[0] = session->tx = &key;
-	session->state = session_state_new(NODE_ANY, 1, 1);
-	if (!session->state)
-		exit(1);
+	session->state = state;
 	session->header.length = 42;
 	memset(&session->relay, 0xff, sizeof(session->relay));
 	wire_put32(session->id.bytes, slot);
@@ -132,6 +131,8 @@ int main(int argc, char **argv)
 	static struct forward forward;
 	static uint64_t sequences[SESSIONS];
 	struct session_table *sessions = session_table_new(NODE_ANY, SESSIONS, 1);
+	struct region_pool *regions =
+		session_pool_new(NODE_ANY, 1, 1, sizeof(struct session), sizeof(key));
 	unsigned int pack, spread, records = FORWARD_BURST;
 	struct wire_id topic = {0};
 	struct route_table routes;
@@ -146,10 +147,10 @@ int main(int argc, char **argv)
 	publish = strcmp(argv[1], "topic") == 0;
 	pack = publish || strcmp(argv[1], "lone") == 0 ? 1 : 8;
 	spread = strcmp(argv[1], "spread") ? 0 : 64;
-	if (!sessions || route_table_init(&routes, sessions, SESSIONS + 1, secret))
+	if (!sessions || !regions || route_table_init(&routes, sessions, SESSIONS + 1, secret))
 		return 1;
 	for (uint32_t slot = 0; slot < SESSIONS; slot++) {
-		struct session *session = make_session(slot);
+		struct session *session = make_session(regions, slot);
 
 		sessions->slot[slot].current = session;
 		if (route_set(&routes, &session->id, slot))

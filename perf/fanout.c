@@ -332,7 +332,7 @@ int main(int argc, char **argv)
 	json_t *out;
 
 	memory_init(&memory, &config);
-	hot_key = memory.aead->key_new(WIRE_AES_256_GCM, secret, -1);
+	hot_key = aead_key_new(memory.aead, WIRE_AES_256_GCM, secret, -1);
 	if (!hot_key)
 		memory_fail("out of memory");
 	make_topic();

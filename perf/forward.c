@@ -228,9 +228,11 @@ static unsigned int feed(uint32_t worker, uint32_t *next)
 	return n;
 }
 
-static void free_session(struct rcu_head *head)
+static void give_session(struct rcu_head *head)
 {
-	free(caa_container_of(head, struct session, rcu));
+	struct memory_session *session = caa_container_of(head, struct memory_session, rcu);
+
+	region_give(session->region, session);
 }
 
 /*
@@ -244,20 +246,22 @@ static void churn(void)
 
 	if (churned++ % 2) {
 		uint32_t slot = (uint32_t)(memory_random() % options.sessions);
-		struct session *old = memory.sessions->slot[slot].current;
-		struct session *new = aligned_alloc(64, sizeof(*new));
+		struct memory_session *old = caa_container_of(memory.sessions->slot[slot].current,
+							      struct memory_session, session);
+		struct memory_session *new = region_take(old->region, sizeof(*new));
 
 		if (!new)
 			memory_fail("out of memory");
-		*new = *old;
+		new->session = old->session;
+		new->region = old->region;
 		for (uint32_t i = slot; i < options.routes + EXTRA_ROUTES; i += options.sessions) {
-			rcu_assign_pointer(memory.sessions->slot[i].current, new);
+			rcu_assign_pointer(memory.sessions->slot[i].current, &new->session);
 			// with many ids a session, one is enough to pay for
 			if (options.routes > options.sessions * 16)
 				break;
 		}
 		if (options.routes <= options.sessions * 16)
-			call_rcu(&old->rcu, free_session);
+			call_rcu(&old->rcu, give_session);
 		return;
 	}
 	if (!gone)
@@ -498,7 +502,7 @@ int main(int argc, char **argv)
 				     // session, as behind a trunk
 				     .slots = options.routes + EXTRA_ROUTES,
 			     });
-	hot_key = aead->key_new(WIRE_AES_256_GCM, secret, -1);
+	hot_key = aead_key_new(aead, WIRE_AES_256_GCM, secret, -1);
 	if (!hot_key)
 		memory_fail("out of memory");
 	make_arena();

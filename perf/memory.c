@@ -89,28 +89,45 @@ void memory_put_frame(uint8_t *frame, uint32_t peer)
 	wire_put16(frame + 34, 7740);
 }
 
+static struct aead_key *make_key(const struct aead_ops *aead, struct region *region)
+{
+	struct aead_key *key = region_take(region, aead->key_size());
+	uint8_t secret[WIRE_EXPORT_SIZE];
+
+	for (size_t i = 0; i < sizeof(secret); i++)
+		secret[i] = (uint8_t)memory_random();
+	if (!key || !aead->key_init(key, WIRE_AES_256_GCM, secret))
+		memory_fail("out of memory");
+	return key;
+}
+
+// Takes its parts from their region in the order in which viaductd does.
 static void make_session(struct memory *memory, uint32_t slot)
 {
-	uint8_t secret[WIRE_EXPORT_SIZE], frame[MEMORY_HEADER + 64] = {0};
-	struct session *session = node_alloc(NODE_ANY, 64, sizeof(*session));
+	const uint8_t down = (uint8_t)memory->config.workers;
+	uint8_t frame[MEMORY_HEADER + 64] = {0};
+	struct memory_session *made;
+	struct session *session;
+	struct region *region;
 	struct frame parsed;
 
-	if (!session)
+	region = region_new(memory->regions);
+	made = region ? region_take(region, sizeof(*made)) : NULL;
+	if (!made)
 		memory_fail("out of memory");
+	made->region = region;
+	session = &made->session;
 	session->index = slot;
 	session->tx_budget = UINT32_MAX;
 	memset(&session->relay, 0xff, sizeof(session->relay));
 	session->record_max = MEMORY_MTU - WIRE_IP_OVERHEAD;
 	session->lanes_up = 1;
-	session->lanes_down = (uint8_t)memory->config.workers;
-	session->state = session_state_new(NODE_ANY, 1, session->lanes_down);
-	for (size_t i = 0; i < sizeof(secret); i++)
-		secret[i] = (uint8_t)memory_random();
-	session->rx[0] = memory->aead->key_new(WIRE_AES_256_GCM, secret, -1);
-	secret[0] ^= 1;
-	session->tx = memory->aead->key_new(WIRE_AES_256_GCM, secret, -1);
-	if (!session->state || !session->rx[0] || !session->tx)
+	session->lanes_down = down;
+	session->state = session_state_new(region, 1, down);
+	if (!session->state)
 		memory_fail("out of memory");
+	session->rx[0] = make_key(memory->aead, region);
+	session->tx = make_key(memory->aead, region);
 	memory->up_keys[slot] = session->rx[0];
 	memory_put_frame(frame, slot);
 	frame_finish(frame, MEMORY_HEADER, 64);
@@ -127,9 +144,12 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 
 	for (size_t i = 0; i < sizeof(secret); i++)
 		secret[i] = (uint8_t)memory_random();
+	memory->regions = session_pool_new(NODE_ANY, 1, (uint8_t)memory->config.workers,
+					   sizeof(struct memory_session), memory->aead->key_size());
 	memory->sessions = session_table_new(NODE_ANY, config->slots, config->groups);
-	if (!memory->sessions || route_table_init(&memory->routes, memory->sessions,
-						  config->slots + config->groups, secret))
+	if (!memory->regions || !memory->sessions ||
+	    route_table_init(&memory->routes, memory->sessions, config->slots + config->groups,
+			     secret))
 		memory_fail("out of memory");
 	memory->sequences = memory_reserve(config->sessions, sizeof(*memory->sequences));
 	memory->up_keys = memory_reserve(config->sessions, sizeof(*memory->up_keys));

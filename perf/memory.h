@@ -20,6 +20,13 @@ enum {
 	MEMORY_TX_RING = 32768,
 };
 
+/* A session, as it is published. */
+struct memory_session {
+	struct session session;
+	struct rcu_head rcu;
+	struct region *region; // that all of it is from
+};
+
 struct memory_config {
 	const char *name; // of the program
 	const struct aead_ops *aead;
@@ -36,6 +43,7 @@ struct memory {
 	const struct aead_ops *aead;
 	void *aead_worker; // the generator's
 	struct dataplane_config config;
+	struct region_pool *regions;
 	struct session_table *sessions;  // a session's slot is its number
 	struct route_table routes;       // to all slots, by slot[].id
 	const struct aead_key **up_keys; // of each session

@@ -5,7 +5,10 @@
 #ifndef VIADUCT_AEAD_H
 #define VIADUCT_AEAD_H
 
+#include "node.h"
 #include "wire.h"
+
+enum { AEAD_KEY_ALIGN = 64 };
 
 /*
  * A key of one direction and epoch. Immutable once made, so any number of threads may use it;
@@ -27,15 +30,18 @@ struct aead_job {
 struct aead_ops {
 	const char *name;
 
-	/*
-	 * Control thread: expands a key, in memory of NUMA node `node` (-1: any). NULL: no memory,
-	 * or a cipher that this implementation lacks.
-	 */
-	struct aead_key *(*key_new)(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				    int node);
+	/* Any thread: bytes of a key, always the same. */
+	size_t (*key_size)(void);
 
-	/* Any thread, when no worker can see it any more: wipes and frees it. NULL is allowed. */
-	void (*key_free)(struct aead_key *key);
+	/*
+	 * Control thread: expands a key into so many bytes, aligned to AEAD_KEY_ALIGN, which stay
+	 * the caller's. False: no memory, or a cipher that this implementation lacks.
+	 */
+	bool (*key_init)(struct aead_key *key, enum wire_aead aead,
+			 const uint8_t secret[WIRE_EXPORT_SIZE]);
+
+	/* Any thread, when no worker can see it any more: wipes it. */
+	void (*key_fini)(struct aead_key *key);
 
 	/* A worker's own scratch state, made and freed by the control thread. NULL: no memory. */
 	void *(*worker_new)(int node);
@@ -52,6 +58,26 @@ struct aead_ops {
 	void (*seal_texts)(void *worker, struct aead_job *jobs, const uint8_t *const *texts,
 			   unsigned int n);
 };
+
+/* A key in memory of its own, of NUMA node `node` (-1: any); else as key_init(). NULL: false. */
+static inline struct aead_key *aead_key_new(const struct aead_ops *aead, enum wire_aead cipher,
+					    const uint8_t secret[WIRE_EXPORT_SIZE], int node)
+{
+	struct aead_key *key = node_alloc(node, AEAD_KEY_ALIGN, aead->key_size());
+
+	if (key && aead->key_init(key, cipher, secret))
+		return key;
+	node_free(key);
+	return NULL;
+}
+
+/* Wipes and frees it; NULL is allowed. */
+static inline void aead_key_free(const struct aead_ops *aead, struct aead_key *key)
+{
+	if (key)
+		aead->key_fini(key);
+	node_free(key);
+}
 
 /* seal_texts() for what can only seal in place: copies the texts to where they are sealed. */
 static inline void aead_place_texts(struct aead_job *jobs, const uint8_t *const *texts,

@@ -21,19 +21,30 @@ void session_table_free(struct session_table *table)
 	node_free(table);
 }
 
-struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
+static size_t state_size(uint8_t up, uint8_t down)
 {
-	size_t before = down * sizeof(struct session_tx);
-	size_t size = before + sizeof(struct session_state) + up * sizeof(struct session_rx);
+	return down * sizeof(struct session_tx) + sizeof(struct session_state) +
+	       up * sizeof(struct session_rx);
+}
+
+struct region_pool *session_pool_new(int node, uint8_t up, uint8_t down, size_t publication,
+				     size_t key)
+{
+	const size_t sizes[] = {state_size(up, down), publication, key, key, publication, key, key};
+
+	return region_pool_new(node, sizes, sizeof(sizes) / sizeof(sizes[0]));
+}
+
+struct session_state *session_state_new(struct region *region, uint8_t up, uint8_t down)
+{
+	struct session_tx *memory = region_take(region, state_size(up, down));
 	struct session_state *state;
 	struct session_rx *rx;
 	struct session_tx *tx;
-	uint8_t *memory;
 
-	memory = node_alloc(node, 64, size);
 	if (!memory)
 		return NULL;
-	state = (struct session_state *)(void *)(memory + before);
+	state = (struct session_state *)(memory + down);
 	state->lanes_up = up;
 	state->lanes_down = down;
 	rx = (struct session_rx *)(state + 1);
@@ -45,10 +56,10 @@ struct session_state *session_state_new(int node, uint8_t up, uint8_t down)
 	return state;
 }
 
-void session_state_free(struct session_state *state)
+void session_state_give(struct region *region, struct session_state *state)
 {
 	if (state)
-		node_free((struct session_tx *)state - state->lanes_down);
+		region_give(region, (struct session_tx *)state - state->lanes_down);
 }
 
 const struct session *session_find_other(const struct session_table *table, uint32_t index,

@@ -4,16 +4,16 @@
  * struct session is immutable once published: a change (new key, new address) publishes a successor
  * and frees the old one after a grace period. What changes with every record (counters, windows) is
  * in struct session_state, which lives as long as the session's index and is never copied, so that
- * republishing can't repeat a nonce.
+ * republishing can't repeat a nonce. All of it and the keys are side by side in a region.
  */
 #ifndef VIADUCT_SESSION_H
 #define VIADUCT_SESSION_H
 
 #include <urcu-qsbr.h>
 
-#include "node.h"
 #include "aead.h"
 #include "rates.h"
+#include "region.h"
 #include "group.h"
 #include "policy.h"
 #include "window.h"
@@ -119,8 +119,6 @@ struct session {
 	struct endpoint endpoint __attribute__((aligned(64)));
 	struct wire_id id;
 	struct wire_id relay; // as the peer knows it
-
-	struct rcu_head rcu; // control
 } __attribute__((aligned(64)));
 
 /*
@@ -155,10 +153,17 @@ struct session_table {
 struct session_table *session_table_new(int node, uint32_t slots, uint32_t groups);
 void session_table_free(struct session_table *table);
 
-/* Control thread. Fresh state for `up` and `down` lanes, of a NUMA node; NULL: no memory. Free
- * after a grace period. */
-struct session_state *session_state_new(int node, uint8_t up, uint8_t down);
-void session_state_free(struct session_state *state);
+/*
+ * Control thread. A pool of regions of a NUMA node, one a session, with places for the state of one
+ * with `up` and `down` lanes, for its publications, of so many bytes each, and for its keys: what
+ * is in use until a rekey first, and what takes its place then behind that. NULL: no memory.
+ */
+struct region_pool *session_pool_new(int node, uint8_t up, uint8_t down, size_t publication,
+				     size_t key);
+
+/* Control thread. Fresh state, from a region; NULL: no memory. Given back after a grace period. */
+struct session_state *session_state_new(struct region *region, uint8_t up, uint8_t down);
+void session_state_give(struct region *region, struct session_state *state);
 
 /* The lanes of a session; nothing of the state is read. */
 static inline struct session_tx *session_tx_lane(const struct session *session, unsigned int lane)

@@ -18,6 +18,7 @@
 
 #include "node.h"
 #include "plan.h"
+#include "region.h"
 
 #define ONE_NODE  "numa:1 core:8 pu:1"
 #define SMT       "numa:1 core:4 pu:2(indexes=0,4,1,5,2,6,3,7)" // n and n + 4 are one core
@@ -375,7 +376,128 @@ static void test_node_memory(void **state)
 	node_free(NULL);
 }
 
+enum { BIG = 200, SMALL = 100, REGIONS = 1000 }; // two sizes of places
+
+static struct region_pool *big_small_small(void)
+{
+	const size_t sizes[] = {BIG, SMALL, SMALL};
+	struct region_pool *pool = region_pool_new(0, sizes, 3);
+
+	assert_non_null(pool);
+	return pool;
+}
+
+static uint8_t *take(struct region *region, size_t size)
+{
+	uint8_t *memory = region_take(region, size);
+
+	assert_non_null(memory);
+	assert_int_equal((uintptr_t)memory % REGION_ALIGN, 0);
+	for (size_t i = 0; i < size; i++)
+		assert_true(memory[i] == 0);
+	memset(memory, 0xff, size);
+	return memory;
+}
+
+/* Places side by side, in order, whoever comes first; and whoever goes leaves one for the next. */
+static void test_region(void **state)
+{
+	struct region_pool *pool = big_small_small();
+	struct region *region = region_new(pool);
+	uint8_t *small, *big, *last, *elsewhere, *again;
+
+	assert_non_null(region);
+	small = take(region, SMALL);
+	big = take(region, BIG);
+	last = take(region, SMALL);
+	assert_ptr_equal(small, big + 256);
+	assert_ptr_equal(last, small + 128);
+
+	elsewhere = take(region, SMALL); // there is no place left
+	assert_true(elsewhere < big || elsewhere > last);
+	region_give(region, small);
+	again = take(region, SMALL);
+	assert_ptr_equal(again, small);
+	region_give(region, NULL);
+
+	region_close(region);
+	region_give(region, big);
+	region_give(region, again);
+	region_give(region, elsewhere);
+	region_give(region, last);
+	region_pool_close(pool);
+	region_pool_close(NULL);
+	region_close(NULL);
+}
+
+/* A closed region is nobody's before all has been given back, and then the next one is in it. */
+static void test_region_is_used_again(void **state)
+{
+	struct region_pool *pool = big_small_small();
+	struct region *first = region_new(pool), *second;
+	uint8_t *memory = take(first, BIG), *other;
+
+	region_close(first);
+	for (int i = 0; i < REGIONS; i++) {
+		second = region_new(pool);
+		other = take(second, BIG);
+		assert_ptr_not_equal(other, memory);
+		region_give(second, other);
+		region_close(second);
+	}
+	region_give(first, memory);
+	for (int i = 0; i < REGIONS && other != memory; i++) {
+		second = region_new(pool);
+		other = take(second, BIG);
+		region_give(second, other);
+		region_close(second);
+	}
+	assert_ptr_equal(other, memory);
+	region_pool_close(pool);
+}
+
+/* The same places of all regions fall into all sets of a cache. */
+static void test_regions_are_spread(void **state)
+{
+	enum { SETS = 64 };
+	struct region_pool *pool = big_small_small();
+	static struct region *regions[REGIONS];
+	static void *memory[REGIONS];
+	unsigned int sets[SETS] = {0};
+
+	for (int i = 0; i < REGIONS; i++) {
+		regions[i] = region_new(pool);
+		memory[i] = take(regions[i], SMALL);
+		sets[(uintptr_t)memory[i] / REGION_ALIGN % SETS]++;
+	}
+	for (int i = 0; i < SETS; i++)
+		assert_in_range(sets[i], REGIONS / SETS / 2, REGIONS / SETS * 2);
+	region_pool_close(pool); // goes when they have gone
+	for (int i = 0; i < REGIONS; i++) {
+		region_close(regions[i]);
+		region_give(regions[i], memory[i]);
+	}
+}
+
 #ifdef NUMA_JEMALLOC
+/* All of it is given back, elsewhere or not. */
+static void test_region_bytes(void **state)
+{
+	size_t before = node_bytes(0);
+	struct region_pool *pool = big_small_small();
+	struct region *region = region_new(pool);
+	void *memory[5];
+
+	for (int i = 0; i < 5; i++)
+		memory[i] = region_take(region, SMALL);
+	region_pool_close(pool);
+	region_close(region);
+	assert_true(node_bytes(0) > before);
+	for (int i = 0; i < 5; i++)
+		region_give(region, memory[i]);
+	assert_int_equal(node_bytes(0), before);
+}
+
 static void test_node_bytes(void **state)
 {
 	size_t before = node_bytes(0), any = node_bytes(NODE_ANY);
@@ -461,7 +583,11 @@ int main(void)
 		cmocka_unit_test(test_print),
 		cmocka_unit_test(test_json),
 		cmocka_unit_test(test_node_memory),
+		cmocka_unit_test(test_region),
+		cmocka_unit_test(test_region_is_used_again),
+		cmocka_unit_test(test_regions_are_spread),
 #ifdef NUMA_JEMALLOC
+		cmocka_unit_test(test_region_bytes),
 		cmocka_unit_test(test_node_bytes),
 		cmocka_unit_test(test_node_is_bound),
 		cmocka_unit_test(test_node_prefer),

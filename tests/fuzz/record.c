@@ -31,19 +31,20 @@ enum step {
 	STEP_TIME,     // how much passes
 };
 
-static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				int node)
+static size_t key_size(void)
 {
-	struct aead_key *key = calloc(1, sizeof(*key));
-
-	if (key)
-		key->aead = aead;
-	return key;
+	return sizeof(struct aead_key);
 }
 
-static void key_free(struct aead_key *key)
+static bool key_init(struct aead_key *key, enum wire_aead aead,
+		     const uint8_t secret[WIRE_EXPORT_SIZE])
 {
-	free(key);
+	key->aead = aead;
+	return true;
+}
+
+static void key_fini(struct aead_key *key)
+{
 }
 
 static void *worker_new(int node)
@@ -72,8 +73,9 @@ static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const
 
 static const struct aead_ops null_aead = {
 	.name = "null",
-	.key_new = key_new,
-	.key_free = key_free,
+	.key_size = key_size,
+	.key_init = key_init,
+	.key_fini = key_fini,
 	.worker_new = worker_new,
 	.worker_free = free,
 	.open = open_all,
@@ -191,8 +193,8 @@ static void reset(void)
 	for (unsigned int i = 0; i < fixture->peer_count; i++) {
 		struct peer *peer = fixture->peers[i];
 
-		session_state_free(peer->state);
-		peer->state = session_state_new(NODE_ANY, FIXTURE_LANES, FIXTURE_WORKERS);
+		session_state_give(fixture->region, peer->state);
+		peer->state = session_state_new(fixture->region, FIXTURE_LANES, FIXTURE_WORKERS);
 		assert(peer->state);
 		peer->session->state = peer->state;
 		memset(peer->seen, 0, sizeof(peer->seen));

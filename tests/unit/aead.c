@@ -38,7 +38,7 @@ static void engine_init(struct engine *engine, const struct aead_ops *ops, enum 
 	for (int i = 0; i < 2; i++) {
 		for (int j = 0; j < WIRE_EXPORT_SIZE; j++)
 			secret[j] = (uint8_t)(131 * i + 7 * j + aead);
-		engine->keys[i] = ops->key_new(aead, secret, -1);
+		engine->keys[i] = aead_key_new(ops, aead, secret, -1);
 		assert_non_null(engine->keys[i]);
 		assert_int_equal(engine->keys[i]->aead, aead);
 		assert_memory_equal(engine->keys[i]->iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
@@ -48,7 +48,7 @@ static void engine_init(struct engine *engine, const struct aead_ops *ops, enum 
 static void engine_fini(struct engine *engine)
 {
 	for (int i = 0; i < 2; i++)
-		engine->ops->key_free(engine->keys[i]);
+		aead_key_free(engine->ops, engine->keys[i]);
 	engine->ops->worker_free(engine->worker);
 }
 
@@ -117,8 +117,8 @@ static void vectors(void **state)
 		text = unhex(plain + WIRE_RECORD_HEADER, vector, "plaintext");
 		length = unhex(sealed, vector, "record");
 		assert_int_equal(length, WIRE_RECORD_OVERHEAD + text);
-		key = ops->key_new(
-			wire_aead_parse(json_string_value(json_object_get(vector, "cipher"))),
+		key = aead_key_new(
+			ops, wire_aead_parse(json_string_value(json_object_get(vector, "cipher"))),
 			secret, -1);
 		assert_non_null(key);
 
@@ -129,7 +129,7 @@ static void vectors(void **state)
 		ops->open(worker, &job, 1);
 		assert_true(job.ok);
 		assert_memory_equal(work, plain, WIRE_RECORD_HEADER + text);
-		ops->key_free(key);
+		aead_key_free(ops, key);
 	}
 	ops->worker_free(worker);
 	json_decref(all);
@@ -269,8 +269,8 @@ static void refusals(void **state)
 	const struct aead_ops *ops = *state;
 	const uint8_t secret[WIRE_EXPORT_SIZE] = {0};
 
-	assert_null(ops->key_new((enum wire_aead)1, secret, -1));
-	ops->key_free(NULL);
+	assert_null(aead_key_new(ops, (enum wire_aead)1, secret, -1));
+	aead_key_free(ops, NULL);
 	assert_null(dataplane_aead("rot13"));
 }
 

@@ -193,6 +193,7 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 {
 	static const uint8_t secret[32] = {1, 2, 3, 4, 5};
 	struct fixture *fixture = calloc(1, sizeof(*fixture));
+	struct region_pool *regions;
 	int r;
 
 	assert(fixture);
@@ -200,6 +201,11 @@ struct fixture *fixture_new(const struct aead_ops *aead)
 	fixture->aead = aead;
 	memcpy(fixture->relay.bytes, "relay's own id..", WIRE_ID_SIZE);
 	fixture->now_ms = 1000;
+	regions = region_pool_new(NODE_ANY, NULL, 0);
+	assert(regions);
+	fixture->region = region_new(regions);
+	assert(fixture->region);
+	region_pool_close(regions);
 	fixture->sessions = session_table_new(NODE_ANY, FIXTURE_SLOTS, FIXTURE_GROUPS);
 	assert(fixture->sessions);
 	r = route_table_init(&fixture->routes, fixture->sessions, 0, secret);
@@ -259,12 +265,13 @@ void fixture_free(struct fixture *fixture)
 	assert(fixture->buffers == 0);
 	route_table_fini(&fixture->routes);
 	for (unsigned int i = 0; i < fixture->peer_count; i++) {
-		session_state_free(fixture->peers[i]->state);
+		session_state_give(fixture->region, fixture->peers[i]->state);
 		free(fixture->peers[i]->session);
 		free(fixture->peers[i]);
 	}
 	for (unsigned int i = 0; i < fixture->key_count; i++)
-		fixture->aead->key_free(fixture->keys[i]);
+		aead_key_free(fixture->aead, fixture->keys[i]);
+	region_close(fixture->region);
 	free(fixture->keys);
 	free(fixture->sent);
 	free(fixture->heard);
@@ -289,7 +296,7 @@ static struct aead_key *key_new(struct fixture *fixture)
 	struct aead_key *key;
 
 	wire_put32(secret, fixture->key_count);
-	key = fixture->aead->key_new(WIRE_CHACHA20_POLY1305, secret, -1);
+	key = aead_key_new(fixture->aead, WIRE_CHACHA20_POLY1305, secret, NODE_ANY);
 	assert(key);
 	fixture->keys = more(fixture->keys, fixture->key_count, sizeof(fixture->keys[0]));
 	fixture->keys[fixture->key_count++] = key;
@@ -316,7 +323,7 @@ static struct peer *peer_add(struct fixture *fixture, const struct wire_id *id, 
 	peer->index = index;
 	peer->up[0] = key_new(fixture);
 	peer->down[0] = key_new(fixture);
-	peer->state = session_state_new(NODE_ANY, FIXTURE_LANES, FIXTURE_WORKERS);
+	peer->state = session_state_new(fixture->region, FIXTURE_LANES, FIXTURE_WORKERS);
 	assert(peer->state);
 	peer->endpoint.ip[15] = (uint8_t)index;
 	peer->endpoint.mac[0] = 2;

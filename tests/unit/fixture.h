@@ -85,6 +85,7 @@ struct fixture_worker {
 struct fixture {
 	const struct aead_ops *aead;
 	struct wire_id relay;
+	struct region *region; // without places: each part in memory of its own
 	struct session_table *sessions;
 	struct route_table routes;
 	uint64_t now_ms;

@@ -44,6 +44,7 @@ struct worker {
 };
 
 struct lanes {
+	struct region *region; // without places
 	struct session_table *sessions;
 	struct route_table routes;
 	struct session *from, *to;
@@ -238,7 +239,7 @@ static struct session *session_new(struct lanes *lanes, uint32_t slot)
 	session->lanes_down = WORKERS;
 	session->rx[0] = lanes->up;
 	session->tx = lanes->down;
-	session->state = session_state_new(NODE_ANY, LANES, WORKERS);
+	session->state = session_state_new(lanes->region, LANES, WORKERS);
 	assert_non_null(session->state);
 	session->header.length = 42;
 	session->id.bytes[0] = (uint8_t)slot;
@@ -265,12 +266,18 @@ static void queue_fini(struct queue *queue)
 static void lanes_init(struct lanes *lanes)
 {
 	static const uint8_t secrets[2][WIRE_EXPORT_SIZE] = {{1}, {2}};
+	struct region_pool *regions;
 
 	lanes->sessions = session_table_new(NODE_ANY, 4, 0);
 	assert_non_null(lanes->sessions);
 	assert_int_equal(route_table_init(&lanes->routes, lanes->sessions, 4, secrets[0]), 0);
-	lanes->up = toy_aead.key_new(WIRE_AES_256_GCM, secrets[0], -1);
-	lanes->down = toy_aead.key_new(WIRE_AES_256_GCM, secrets[1], -1);
+	regions = region_pool_new(NODE_ANY, NULL, 0);
+	assert_non_null(regions);
+	lanes->region = region_new(regions);
+	assert_non_null(lanes->region);
+	region_pool_close(regions);
+	lanes->up = aead_key_new(&toy_aead, WIRE_AES_256_GCM, secrets[0], NODE_ANY);
+	lanes->down = aead_key_new(&toy_aead, WIRE_AES_256_GCM, secrets[1], NODE_ANY);
 	lanes->from = session_new(lanes, FROM);
 	lanes->to = session_new(lanes, TO);
 	for (unsigned int i = 0; i < WORKERS; i++) {
@@ -294,12 +301,13 @@ static void lanes_fini(struct lanes *lanes)
 		queue_fini(&lanes->workers[i].port);
 		queue_fini(&lanes->workers[i].handover);
 	}
-	session_state_free(lanes->from->state);
-	session_state_free(lanes->to->state);
+	session_state_give(lanes->region, lanes->from->state);
+	session_state_give(lanes->region, lanes->to->state);
+	region_close(lanes->region);
 	free(lanes->from);
 	free(lanes->to);
-	toy_aead.key_free(lanes->up);
-	toy_aead.key_free(lanes->down);
+	aead_key_free(&toy_aead, lanes->up);
+	aead_key_free(&toy_aead, lanes->down);
 	route_table_fini(&lanes->routes);
 	session_table_free(lanes->sessions);
 	free(lanes);

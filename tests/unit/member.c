@@ -395,6 +395,37 @@ static void test_rekey(void **state)
 	society_silent(society);
 }
 
+/* What workers see of a session stays where it is: what is new takes the places of what has gone.
+ */
+static void test_rekeys_in_place(void **state)
+{
+	struct society *society = *state;
+	struct member_session *session = society_settle(society, 1);
+	struct forward_event event =
+		society_event(FORWARD_EVENT_PHASE, session->index, society_address(1, 4000));
+	const struct aead_key *rx[2], *tx[2];
+	struct member_grant grant;
+
+	for (uint32_t epoch = 0; epoch < 6; epoch++) {
+		const struct session *found = society_find(society, session->index);
+
+		assert_int_equal(found->tx_epoch, epoch);
+		if (epoch >= 2) {
+			assert_ptr_equal(found->rx[epoch & 1], rx[epoch & 1]);
+			assert_ptr_equal(found->tx, tx[epoch & 1]);
+		}
+		rx[epoch & 1] = found->rx[epoch & 1];
+		tx[epoch & 1] = found->tx;
+		assert_int_equal(society_rekey(society, 1, session->index, epoch,
+					       secret_of(session), &grant),
+				 0);
+		set_hint(society, session->index, SESSION_HINT_PHASE);
+		member_event(&society->members, &event, society->now_ms);
+		pass(society, MEMBER_OVERLAP_MS);
+		assert_int_equal(society_keys(), 2); // after a grace period
+	}
+}
+
 static void test_rekey_whose_welcome_got_lost(void **state)
 {
 	struct society *society = *state;
@@ -650,6 +681,7 @@ int main(void)
 		TEST(takeovers_are_limited),
 		TEST(full),
 		TEST(rekey),
+		TEST(rekeys_in_place),
 		TEST(rekey_by_another_relay_id),
 		TEST(rekey_whose_welcome_got_lost),
 		TEST(rekey_refused),

@@ -48,11 +48,18 @@ static void test_layout(void **state)
 
 static void test_state(void **state)
 {
+	struct region_pool *regions = region_pool_new(NODE_ANY, NULL, 0);
+	struct region *region;
+
+	assert_non_null(regions);
+	region = region_new(regions);
+	assert_non_null(region);
+	region_pool_close(regions);
 	for (int up = 1; up <= WIRE_LANES_MAX; up++) {
 		for (int down = 1; down <= WIRE_LANES_MAX; down++) {
 			struct session session = {.lanes_up = up, .lanes_down = down};
 
-			session.state = session_state_new(NODE_ANY, up, down);
+			session.state = session_state_new(region, up, down);
 			assert_non_null(session.state);
 			assert_int_equal(session.state->hints, 0);
 			assert_int_equal(session.state->lanes_up, up);
@@ -75,10 +82,11 @@ static void test_state(void **state)
 				memset(lane, 0xff, sizeof(*lane));
 			}
 			assert_int_equal(session.state->hints, 0);
-			session_state_free(session.state);
+			session_state_give(region, session.state);
 		}
 	}
-	session_state_free(NULL);
+	session_state_give(region, NULL);
+	region_close(region);
 }
 
 static void test_find(void **state)

@@ -10,25 +10,27 @@
 
 static int keys;
 
-static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				int node)
+static size_t key_size(void)
 {
-	struct aead_key *key = malloc(sizeof(*key));
+	return sizeof(struct aead_key);
+}
 
+static bool key_init(struct aead_key *key, enum wire_aead aead,
+		     const uint8_t secret[WIRE_EXPORT_SIZE])
+{
 	key->aead = aead;
 	memcpy(key->iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
 	__atomic_add_fetch(&keys, 1, __ATOMIC_RELAXED);
-	return key;
+	return true;
 }
 
-static void key_free(struct aead_key *key)
+static void key_fini(struct aead_key *key)
 {
-	if (key)
-		__atomic_sub_fetch(&keys, 1, __ATOMIC_RELAXED);
-	free(key);
+	__atomic_sub_fetch(&keys, 1, __ATOMIC_RELAXED);
 }
 
-static const struct aead_ops aead = {.name = "none", .key_new = key_new, .key_free = key_free};
+static const struct aead_ops aead = {
+	.name = "none", .key_size = key_size, .key_init = key_init, .key_fini = key_fini};
 
 static void settle_rcu(void)
 {

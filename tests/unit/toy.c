@@ -23,22 +23,24 @@ static uint64_t digest(uint64_t h, const uint8_t *data, size_t length)
 	return stir(h);
 }
 
-static struct aead_key *key_new(enum wire_aead aead, const uint8_t secret[WIRE_EXPORT_SIZE],
-				int node)
+static size_t key_size(void)
 {
-	struct toy_key *key = calloc(1, sizeof(*key));
+	return sizeof(struct toy_key);
+}
 
-	if (!key)
-		return NULL;
+static bool key_init(struct aead_key *base, enum wire_aead aead,
+		     const uint8_t secret[WIRE_EXPORT_SIZE])
+{
+	struct toy_key *key = (struct toy_key *)base;
+
 	key->key.aead = aead;
 	memcpy(key->key.iv, secret + WIRE_KEY_SIZE, WIRE_IV_SIZE);
 	key->secret = digest(aead, secret, WIRE_EXPORT_SIZE);
-	return &key->key;
+	return true;
 }
 
-static void key_free(struct aead_key *key)
+static void key_fini(struct aead_key *key)
 {
-	free(key);
 }
 
 static void *worker_new(int node)
@@ -114,8 +116,9 @@ static void seal_texts(void *worker, struct aead_job *jobs, const uint8_t *const
 
 const struct aead_ops toy_aead = {
 	.name = "toy",
-	.key_new = key_new,
-	.key_free = key_free,
+	.key_size = key_size,
+	.key_init = key_init,
+	.key_fini = key_fini,
 	.worker_new = worker_new,
 	.worker_free = free,
 	.open = open_all,
