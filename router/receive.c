@@ -509,7 +509,6 @@ static unsigned int admit(struct forward *forward, struct forward_record *record
 		if (!lane || !own(forward, record))
 			continue;
 		session_prefetch_source(record->session);
-		window_prefetch_bits(&lane->window, wire_words_sequence(&record->header));
 		if (guarded && !guard(forward, record))
 			continue;
 		if (!is_new(forward, record,
