@@ -20,7 +20,7 @@
 enum {
 	SPIN_US = 20,    // without work before a worker goes to sleep: about what waking costs
 	SLEEP_MS = 1000, // at most, in one piece
-	AHEAD = 8,       // frames fetched before one is looked at
+	AHEAD = 10,      // frames fetched before one is looked at; see catch_up()
 	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
 };
 
@@ -392,8 +392,9 @@ static unsigned int forward_backlog(struct worker *worker)
 }
 
 // Reads all that waits, up to a limit, from the first `n` frames on, and forwards what is most
-// important. While one burst is looked at, the next one is on its way from where another core or a
-// device has written it.
+// important. Frames are on their way from where another core or a device has written them, some
+// ahead of the one that is looked at, also from one burst to the next: more at once would be more
+// than a processor can have under way, and less isn't enough where another core is far.
 static unsigned int __attribute__((noinline))
 catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 {
@@ -403,7 +404,7 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 	unsigned int next, count, ended, records = 0, work = n;
 
 	shed_begin(&worker->shed, &worker->forward, worker->now_ms);
-	for (unsigned int i = 0; i < n; i++)
+	for (unsigned int i = 0; i < n && i < AHEAD; i++)
 		fetch(now[i]);
 	while (n) {
 		next = 0;
@@ -411,8 +412,10 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 			next = receive_some(worker, then);
 		count = ended = 0;
 		for (unsigned int i = 0; i < n; i++) {
-			if (i < next)
-				fetch(then[i]);
+			if (i + AHEAD < n)
+				fetch(now[i + AHEAD]);
+			else if (i + AHEAD - n < next)
+				fetch(then[i + AHEAD - n]);
 			if (look_at(worker, now[i], &arrivals[count]))
 				count++;
 			else
