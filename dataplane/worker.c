@@ -21,7 +21,8 @@ enum {
 	SPIN_US = 20,    // without work before a worker goes to sleep: about what waking costs
 	SLEEP_MS = 1000, // at most, in one piece
 	AHEAD = 10,      // frames fetched before one is looked at; see catch_up()
-	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded
+	CATCH_UP = 8 * FORWARD_BURST, // read under overload before some are forwarded,
+	LEFT_TURNS = 32,              // in which some may be left in the port
 };
 
 _Static_assert(sizeof(struct forward_input) + SESSION_HEADER_MAX <= RTE_PKTMBUF_HEADROOM,
@@ -391,6 +392,15 @@ static unsigned int forward_backlog(struct worker *worker)
 	return n;
 }
 
+// Whether to leave what waits in the port for now: there is a burst of critical records, which are
+// best forwarded before they have left the cache. What a port has no room for is lost whatever its
+// class; so when a pile of them waits, and after some turns, all is read, until no full burst
+// comes.
+static inline bool leaves(const struct worker *worker)
+{
+	return worker->left_turns < LEFT_TURNS && shed_has_enough(&worker->shed);
+}
+
 // Reads all that waits, up to a limit, from the first `n` frames on, and forwards what is most
 // important. Frames are on their way from where another core or a device has written them, some
 // ahead of the one that is looked at, also from one burst to the next: more at once would be more
@@ -408,7 +418,11 @@ catch_up(struct worker *worker, struct rte_mbuf **first, unsigned int n)
 		fetch(now[i]);
 	while (n) {
 		next = 0;
-		if (n == FORWARD_BURST && records + n < CATCH_UP)
+		if (n < FORWARD_BURST)
+			worker->left_turns = 0;
+		else if (leaves(worker))
+			worker->left_turns++;
+		else if (records + n < CATCH_UP)
 			next = receive_some(worker, then);
 		count = ended = 0;
 		for (unsigned int i = 0; i < n; i++) {

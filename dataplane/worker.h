@@ -45,7 +45,8 @@ struct worker {
 	/* the worker's own */
 	struct forward forward __attribute__((aligned(64)));
 	struct filter filter;
-	struct shed shed; // received, not yet forwarded
+	struct shed shed;        // received, not yet forwarded
+	unsigned int left_turns; // so often has something been left in the port
 	uint64_t now_ms;
 	uint64_t tick;        // TSC at which now_ms is to be read anew
 	uint64_t last_active; // TSC

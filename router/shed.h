@@ -40,9 +40,10 @@ enum {
 	SHED_BACKLOG = 2048, // records: a full ring of a port, with the reserve for control
 	SHED_FEW = 64,       // when more than so many have waited
 	SHED_STANDING = 2 * SHED_BACKLOG, // while so many were taken,
-	SHED_ROOM = 128,     // there is room for normal ones while fewer than so many wait
-	SHED_BYTES = 12288,  // at once: what comes meanwhile waits as long as for 32 small ones
-	SHED_SENDERS = 4096, // counted apart; more share counts by chance
+	SHED_ROOM = 128,    // there is room for normal ones while fewer than so many wait
+	SHED_BYTES = 12288, // at once: what comes meanwhile waits as long as for 32 small ones
+	SHED_ENOUGH = 3 * FORWARD_BURST, // critical ones: when more wait, it is a pile
+	SHED_SENDERS = 4096,             // counted apart; more share counts by chance
 	SHED_WINDOW_MS = 4,
 	SHED_CRITICAL_SHARES = 2,
 	SHED_NO_SHARE = 1 << 16,             // no sender is cut
@@ -214,6 +215,19 @@ void shed_keep(struct shed *shed, struct forward *forward, const struct shed_cla
 static inline bool shed_overloaded(const struct shed *shed)
 {
 	return shed->stands && shed->count > SHED_ROOM / 2;
+}
+
+/*
+ * Whether critical records alone fill the next burst, if all are as large as the first, and are no
+ * pile.
+ */
+static inline bool shed_has_enough(const struct shed *shed)
+{
+	const struct shed_queue *queue = &shed->queues[SHED_CRITICAL];
+
+	return queue->count <= SHED_ENOUGH &&
+	       (queue->count >= FORWARD_BURST ||
+		queue->count * shed->entries[queue->first].input.length >= SHED_BYTES);
 }
 
 /* All of that with the record in shed_next(), whoever received it. */

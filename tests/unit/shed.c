@@ -433,6 +433,40 @@ static void test_large(void **state)
 	assert_int_equal(o->f->heard_count, FORWARD_BURST);
 }
 
+/* That critical ones fill the next burst is known before it is taken. */
+static void test_enough(void **state)
+{
+	enum { PAYLOAD = 1000, LENGTH = WIRE_RECORD_OVERHEAD + WIRE_MESSAGE_HEADER + PAYLOAD };
+	const unsigned int most = (SHED_BYTES + LENGTH - 1) / LENGTH;
+	struct over *o = *state;
+	struct peer *a = peer_new(o->f, 1), *b = peer_new(o->f, 2);
+
+	says(o, a, b, WIRE_NORMAL, 2 * FORWARD_BURST, 0);
+	says(o, a, b, WIRE_CRITICAL, FORWARD_BURST - 1, 0);
+	assert_false(shed_has_enough(o->shed));
+	says(o, a, b, WIRE_CRITICAL, 1, 0);
+	assert_true(shed_has_enough(o->shed));
+	// a pile is more
+	says(o, a, b, WIRE_CRITICAL, SHED_ENOUGH - FORWARD_BURST, 0);
+	assert_true(shed_has_enough(o->shed));
+	says(o, a, b, WIRE_CRITICAL, 1, 0);
+	assert_false(shed_has_enough(o->shed));
+	while (forward(o, FORWARD_BURST))
+		;
+	assert_false(shed_has_enough(o->shed));
+	// of large ones fewer do
+	for (unsigned int i = 0; i < most; i++) {
+		struct said said = say(&b->id, i, PAYLOAD);
+
+		said.kind = WIRE_RESPONSE;
+		assert_false(shed_has_enough(o->shed));
+		peer_says(o->f, a, 0, WIRE_CRITICAL, &said, 1);
+		put(o);
+	}
+	assert_true(shed_has_enough(o->shed));
+	assert_int_equal(forward(o, FORWARD_BURST), most);
+}
+
 /*
  * When there are always many that wait, few may but critical ones, and fewer of less than normal;
  * those that may displace nobody else.
@@ -609,12 +643,25 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		TEST(classes_in_order),   TEST(lowest_is_shed),    TEST(reserve_for_control),
-		TEST(fair_share),         TEST(all_send_too_much), TEST(all_critical),
-		TEST(critical_flood),     TEST(share_by_class),    TEST(sender_stays_in_order),
-		TEST(others_in_its_name), TEST(share_changes),     TEST(large),
-		TEST(standing),           TEST(last_places),       TEST(full),
-		TEST(overtaken),          TEST(no_records),        TEST(strangers),
+		TEST(classes_in_order),
+		TEST(lowest_is_shed),
+		TEST(reserve_for_control),
+		TEST(fair_share),
+		TEST(all_send_too_much),
+		TEST(all_critical),
+		TEST(critical_flood),
+		TEST(share_by_class),
+		TEST(sender_stays_in_order),
+		TEST(others_in_its_name),
+		TEST(share_changes),
+		TEST(large),
+		TEST(enough),
+		TEST(standing),
+		TEST(last_places),
+		TEST(full),
+		TEST(overtaken),
+		TEST(no_records),
+		TEST(strangers),
 		TEST(handed_over),
 	};
 
