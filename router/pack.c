@@ -63,7 +63,7 @@ unsigned int pack_spare(struct forward *forward, const struct session *to, struc
 
 unsigned int pack_in_place(struct forward *forward, const struct session *to,
 			   struct session_tx *lane, uint8_t class, uint8_t *message, uint16_t size,
-			   struct forward_input *input)
+			   uint16_t messages, struct forward_input *input)
 {
 	// further in than a whole record's place, there is less room behind it
 	uint8_t *record = message - WIRE_RECORD_HEADER;
@@ -76,7 +76,7 @@ unsigned int pack_in_place(struct forward *forward, const struct session *to,
 	forward->in_place++;
 	input->buffer = NULL;
 	return pack_open(forward, to, lane, first, &to->header, class, buffer, record,
-			 room - (uint16_t)(record - input->record), size, 1);
+			 room - (uint16_t)(record - input->record), size, messages);
 }
 
 /*

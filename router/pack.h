@@ -37,12 +37,13 @@ unsigned int pack_spare(struct forward *forward, const struct session *to, struc
 			uint8_t class, uint64_t now_ms, enum drop_message *reason);
 
 /*
- * A new record for `to` in the buffer that `input` came in, of which nothing else is needed from
- * this message on, which stays where it is. The buffer is taken over, if there is a record.
+ * A new record for `to` in the buffer that `input` came in, of which nothing else is needed, with
+ * `messages` of `size` bytes in all, which stay where they are from `message` on. The buffer is
+ * taken over, if there is a record.
  */
 unsigned int pack_in_place(struct forward *forward, const struct session *to,
 			   struct session_tx *lane, uint8_t class, uint8_t *message, uint16_t size,
-			   struct forward_input *input);
+			   uint16_t messages, struct forward_input *input);
 
 /*
  * Room for `messages` messages of `size` bytes in all in one record for `to`, which is known to
@@ -137,17 +138,15 @@ static inline unsigned int pack_find(const struct forward *forward, const struct
 	return FORWARD_NO_RECORD;
 }
 
-/* Appends a message to a record that has room; it may be in place already. */
+/* Appends a message to a record that has room. */
 static inline void pack_append(struct forward *forward, unsigned int number, const uint8_t *message,
 			       uint16_t size)
 {
 	struct aead_job *job = &forward->packing.jobs[number];
 	uint8_t *at = job->record + job->length - WIRE_TAG_SIZE;
 
-	if (at != message) {
-		memcpy(at, message, size);
-		pack_fetch(at + size, PACK_FETCH);
-	}
+	memcpy(at, message, size);
+	pack_fetch(at + size, PACK_FETCH);
 	job->length += size;
 	forward->packing.messages[number]++;
 }

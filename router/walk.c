@@ -12,47 +12,43 @@ static const struct wire_id *destination(const struct forward_message *message)
 	return (const struct wire_id *)(message->data + 8);
 }
 
-/* Whether all of a record from this message on goes where it does, and fits into one record. */
-static bool __attribute__((noinline)) stays(const struct forward_message *message)
+/* One hop fewer, and who it is from in place of whom it is for. */
+static inline void readdress(uint8_t *message, const struct wire_id *from)
 {
-	const struct session *to = message->to;
-	uint32_t size = WIRE_RECORD_OVERHEAD + message->size;
-
-	while (!(message->marks & FORWARD_LAST)) {
-		message++;
-		size += message->size;
-		if (message->to != to || message->verdict != DROP_MESSAGE_COUNT ||
-		    size > to->record_max)
-			return false;
-	}
-	return true;
+	message[3] -= 1 << WIRE_HOP_SHIFT;
+	memcpy(message + 8, from, WIRE_ID_SIZE);
 }
 
 /*
- * Packs a message for the session it goes to. `may_stay`: nothing that came before it in its record
- * will be needed any more, so that the buffer may be sent, if nothing behind it is, either. Returns
- * the record's number; FORWARD_NO_RECORD with `reason` set if there is none to be had.
+ * What is left of a record, from this message on, leaves in its buffer if all of it goes to one
+ * session. Returns how many messages that is; 0: it doesn't.
  */
-static inline unsigned int __attribute__((always_inline))
-place(struct forward *forward, const struct forward_message *message, const struct session *to,
-      struct session_tx *lane, bool may_stay, uint64_t now_ms, enum drop_message *reason)
+static unsigned int __attribute__((noinline))
+leave_in_place(struct forward *forward, struct forward_message *message)
 {
-	struct forward_input *input = message->in->input;
-	unsigned int number = pack_find(forward, to, lane, message->class, message->size);
+	const struct session *to = message->to;
+	struct forward_message *last = message;
+	uint32_t size = message->size;
+	unsigned int number;
+	struct wire_id id;
 
-	if (number == FORWARD_NO_RECORD) {
-		if (may_stay && input->buffer &&
-		    ((message->marks & FORWARD_LAST) || stays(message))) {
-			*reason = DROP_MESSAGE_KEY_EXHAUSTED;
-			return pack_in_place(forward, to, lane, message->class, message->data,
-					     message->size, input);
-		}
-		number = pack_spare(forward, to, lane, message->class, now_ms, reason);
-		if (number == FORWARD_NO_RECORD)
-			return FORWARD_NO_RECORD;
+	while (!(last->marks & FORWARD_LAST)) {
+		last++;
+		size += last->size;
+		if (last->to != to || last->verdict != DROP_MESSAGE_COUNT ||
+		    WIRE_RECORD_OVERHEAD + size > to->record_max)
+			return 0;
 	}
-	pack_append(forward, number, message->data, message->size);
-	return number;
+	number = pack_in_place(forward, to, message->lane, message->class, message->data,
+			       (uint16_t)size, (uint16_t)(last + 1 - message), message->in->input);
+	if (number == FORWARD_NO_RECORD)
+		return 0;
+	id = message->in->session->id;
+	for (struct forward_message *each = message; each <= last; each++) {
+		readdress(each->data, &id);
+		each->record = (uint8_t)number;
+	}
+	return (unsigned int)(last + 1 - message);
 }
 
 /* A pong to the relay: its ping's payload was the time. */
@@ -100,11 +96,13 @@ static bool request(struct forward *forward, const struct forward_message *messa
 static void consume(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	struct forward_event *event = &forward->event;
+	struct forward_input *input = message->in->input;
 	const struct session *from = message->in->session;
 	const uint8_t *payload = message->data + WIRE_MESSAGE_HEADER;
 	uint16_t length = message->size - WIRE_MESSAGE_HEADER;
 	uint8_t class = message->class;
 	enum drop_message reason;
+	struct session_tx *lane;
 
 	switch (message->kind) {
 	case WIRE_PING:
@@ -116,9 +114,15 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		message->data[2] = WIRE_PONG;
 		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
-		// the address was the relay's own, and is that again
-		if (place(forward, message, from, session_tx_lane(from, forward->number),
-			  message->marks & FORWARD_LAST, now_ms, &reason) == FORWARD_NO_RECORD)
+		// the address was the relay's own, and is that again; in its own buffer, if it can,
+		// so that it needs no other
+		lane = session_tx_lane(from, forward->number);
+		if ((!(message->marks & FORWARD_LAST) || !input->buffer ||
+		     pack_find(forward, from, lane, class, message->size) != FORWARD_NO_RECORD ||
+		     pack_in_place(forward, from, lane, class, message->data, message->size, 1,
+				   input) == FORWARD_NO_RECORD) &&
+		    pack_message(forward, from, class, message->data, message->size, now_ms,
+				 &reason) == FORWARD_NO_RECORD)
 			counters_dropped(&forward->counters, class, reason, 1);
 		return;
 	case WIRE_PONG:
@@ -264,28 +268,39 @@ drop:
 	drop_message(forward, message, reason, now_ms);
 }
 
-static inline void deliver(struct forward *forward, struct forward_message *message,
-			   uint64_t now_ms)
+/* Returns how many messages that was: as many as go together. */
+static inline unsigned int deliver(struct forward *forward, struct forward_message *message,
+				   uint64_t now_ms)
 {
-	const struct forward_record *in = message->in;
-	enum drop_message reason;
-	bool may_stay = true;
+	const struct session *to = message->to;
+	enum drop_message reason = message->verdict;
+	bool flagged = false;
+	unsigned int number, together;
 
-	if (message->verdict != DROP_MESSAGE_COUNT) {
-		if (!(message->marks & FORWARD_FLAGGED)) {
-			drop_message(forward, message, message->verdict, now_ms);
-			return;
-		}
-		if (!clear_flagged(forward, message, now_ms))
-			return;
-		may_stay = false;
+	if (reason != DROP_MESSAGE_COUNT) {
+		flagged = message->marks & FORWARD_FLAGGED;
+		if (!flagged)
+			drop_message(forward, message, reason, now_ms);
+		if (!flagged || !clear_flagged(forward, message, now_ms))
+			return 1;
 	}
-	message->data[3] -= 1 << WIRE_HOP_SHIFT;
-	memcpy(message->data + 8, &in->session->id, WIRE_ID_SIZE);
-	message->record = (uint8_t)place(forward, message, message->to, message->lane, may_stay,
-					 now_ms, &reason);
-	if (message->record == FORWARD_NO_RECORD)
-		drop_message(forward, message, reason, now_ms);
+	number = pack_find(forward, to, message->lane, message->class, message->size);
+	if (number == FORWARD_NO_RECORD) {
+		if (message->in->input->buffer && !flagged) {
+			together = leave_in_place(forward, message);
+			if (together)
+				return together;
+		}
+		number = pack_spare(forward, to, message->lane, message->class, now_ms, &reason);
+		if (number == FORWARD_NO_RECORD) {
+			drop_message(forward, message, reason, now_ms);
+			return 1;
+		}
+	}
+	readdress(message->data, &message->in->session->id);
+	pack_append(forward, number, message->data, message->size);
+	message->record = (uint8_t)number;
+	return 1;
 }
 
 /* No session is the destination: the relay itself, a service or a topic is, or nobody. */
@@ -334,8 +349,7 @@ static inline bool pass_on(struct forward *forward, struct forward_message *mess
 		return false;
 	forward->in_place++;
 	input->buffer = NULL;
-	data[3] -= 1 << WIRE_HOP_SHIFT;
-	memcpy(data + 8, &in->session->id, WIRE_ID_SIZE);
+	readdress(data, &in->session->id);
 	message->record =
 		(uint8_t)pack_open(forward, to, lane, lane->first, &to->header, class, buffer,
 				   data - WIRE_RECORD_HEADER, to->record_max, size, 1);
@@ -388,7 +402,7 @@ void walk_all(struct forward *forward, uint64_t now_ms)
 		message->record = FORWARD_NO_RECORD;
 		forward->walked = message;
 		if (message->to)
-			deliver(forward, message, now_ms);
+			message += deliver(forward, message, now_ms) - 1;
 		else
 			deliver_elsewhere(forward, message, now_ms);
 	}
