@@ -23,14 +23,14 @@ static uint64_t burst(const struct config_rate *config, int per_second)
 	return tokens ? tokens : 1;
 }
 
-static void set(struct rates *rates, struct rate *rate, const struct config_rate *config)
+/* Returns whether it is a limit. */
+static bool set(struct rate *rate, const struct config_rate *config)
 {
 	rate->messages_per_s = (uint64_t)config->messages_per_second;
 	rate->bytes_per_s = (uint64_t)config->bytes_per_second;
 	rate->messages_burst = burst(config, config->messages_per_second);
 	rate->bytes_burst = burst(config, config->bytes_per_second);
-	if (rate->messages_per_s || rate->bytes_per_s)
-		rates->limited = true;
+	return rate->messages_per_s || rate->bytes_per_s;
 }
 
 int fairness_compile(struct clusters *clusters, const struct config_limits *config,
@@ -43,9 +43,9 @@ int fairness_compile(struct clusters *clusters, const struct config_limits *conf
 		return -ENOMEM;
 	rates->shed = config->shed;
 	rates->control = (uint8_t)config->control_share;
-	set(rates, &rates->levels[0], &config->peer);
+	rates->limited = set(&rates->levels[0], &config->peer);
 	for (uint32_t i = 1; i < RATES_LEVELS; i++)
-		set(rates, &rates->levels[i],
+		set(&rates->levels[i],
 		    config->levels_count >= i ? &config->levels[i - 1] : &otherwise[i]);
 	for (uint32_t i = 0; i < config->clusters_count; i++) {
 		const struct config_cluster_rate *cluster = &config->clusters[i];
@@ -55,7 +55,7 @@ int fairness_compile(struct clusters *clusters, const struct config_limits *conf
 			free(rates);
 			return -ENOSPC;
 		}
-		set(rates, &rates->clusters[number], &cluster->rate);
+		rates->limited |= set(&rates->clusters[number], &cluster->rate);
 	}
 	*out = rates;
 	return 0;

@@ -130,6 +130,7 @@ int main(int argc, char **argv)
 	static const uint8_t secret[32] = "a secret of thirty-two bytes....";
 	static struct forward forward;
 	static uint64_t sequences[SESSIONS];
+	static struct rates no_limits; // as a relay has, if none are configured
 	struct session_table *sessions = session_table_new(NODE_ANY, SESSIONS, 1);
 	struct region_pool *regions =
 		session_pool_new(NODE_ANY, 1, 1, sizeof(struct session), sizeof(key));
@@ -164,6 +165,7 @@ int main(int argc, char **argv)
 	for (unsigned int i = 0; i < sizeof(buffers) / BUFFER; i++)
 		spare[spare_count++] = buffers[i];
 	forward.ops = &ops;
+	sessions->rates = &no_limits;
 	forward.sessions = sessions;
 	forward.routes = &routes;
 	forward.aead = &no_cipher;

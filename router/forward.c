@@ -9,8 +9,7 @@ void forward_burst(struct forward *forward, struct forward_input *inputs, unsign
 {
 	forward->now_ms = now_ms;
 	forward->rates = rcu_dereference(forward->sessions->rates);
-	if (forward->rates && !forward->rates->limited)
-		forward->rates = NULL;
+	forward->limited = forward->rates && forward->rates->limited;
 	forward->strangers = FORWARD_STRANGERS;
 	forward_begin(forward);
 	pack_refill(forward);

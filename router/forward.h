@@ -212,13 +212,16 @@ struct forward {
 	struct rates_credit clusters[POLICY_CLUSTERS]; // borrowed from the clusters' accounts
 	struct suspects suspects;
 
+	uint32_t over_ms; // when a lane was last found over its rate; see session_rx
+
 	uint64_t random; // state; any value to begin with
 
 	uint16_t events; // put, ever; wraps around
 
 	/* scratch of one burst */
 	uint64_t now_ms;
-	struct rates *rates;    // NULL: none to be looked at
+	struct rates *rates;    // NULL: none
+	bool limited;           // see there
 	bool has_texts;         // whether there are any below
 	unsigned int strangers; // how many may be opened
 	unsigned int spare_count;

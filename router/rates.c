@@ -52,30 +52,11 @@ static bool borrow(uint32_t *credit, uint64_t *taken, uint64_t per_s, uint64_t b
 	return *credit >= n;
 }
 
-/* What is larger than a burst needs all of it. */
-static uint32_t cost(uint64_t per_s, uint64_t burst, uint32_t n)
-{
-	return per_s ? (uint32_t)least(n, burst) : 0;
-}
-
-bool rates_charge(const struct rate *rate, struct rates_account *account,
+bool rates_borrow(const struct rate *rate, struct rates_account *account,
 		  struct rates_credit *credit, uint32_t messages, uint32_t bytes, uint64_t now_ms)
 {
-	messages = cost(rate->messages_per_s, rate->messages_burst, messages);
-	bytes = cost(rate->bytes_per_s, rate->bytes_burst, bytes);
-	if (!borrow(&credit->messages, &account->messages, rate->messages_per_s,
-		    rate->messages_burst, messages, BATCH_MESSAGES, now_ms) ||
-	    !borrow(&credit->bytes, &account->bytes, rate->bytes_per_s, rate->bytes_burst, bytes,
-		    BATCH_BYTES, now_ms))
-		return false;
-	credit->messages -= messages;
-	credit->bytes -= bytes;
-	return true;
-}
-
-void rates_return(const struct rate *rate, struct rates_credit *credit, uint32_t messages,
-		  uint32_t bytes)
-{
-	credit->messages += cost(rate->messages_per_s, rate->messages_burst, messages);
-	credit->bytes += cost(rate->bytes_per_s, rate->bytes_burst, bytes);
+	return borrow(&credit->messages, &account->messages, rate->messages_per_s,
+		      rate->messages_burst, messages, BATCH_MESSAGES, now_ms) &&
+	       borrow(&credit->bytes, &account->bytes, rate->bytes_per_s, rate->bytes_burst, bytes,
+		      BATCH_BYTES, now_ms);
 }

@@ -39,24 +39,52 @@ struct rates_credit {
 
 /* Published by control, immutable but for the accounts. */
 struct rates {
-	bool shed;                        // under overload, see shed.h
-	uint8_t control;                  // percent of a worker that is reserved for class control
-	bool limited;                     // whether any of the following is a limit
+	bool shed;       // under overload, see shed.h
+	uint8_t control; // percent of a worker that is reserved for class control
+	// whether peers of level 0, or a cluster, have a limit; other levels are charged anyhow
+	bool limited;
 	struct rate levels[RATES_LEVELS]; // of a peer, by its trust
 	struct rate clusters[POLICY_CLUSTERS];
 	struct rates_account accounts[POLICY_CLUSTERS];
 	struct rcu_head rcu; // control
 };
 
+/* Worker: sees to it that there is so much credit, out of `account`. False: there isn't as much. */
+bool rates_borrow(const struct rate *rate, struct rates_account *account,
+		  struct rates_credit *credit, uint32_t messages, uint32_t bytes, uint64_t now_ms);
+
+/* What is larger than a burst needs all of it. */
+static inline uint32_t rates_cost(uint64_t per_s, uint64_t burst, uint32_t n)
+{
+	if (!per_s)
+		return 0;
+	return n < burst ? n : (uint32_t)burst;
+}
+
 /*
  * Worker: takes what a record costs out of `credit`, and that out of `account`. False: there isn't
  * as much, and nothing was taken.
  */
-bool rates_charge(const struct rate *rate, struct rates_account *account,
-		  struct rates_credit *credit, uint32_t messages, uint32_t bytes, uint64_t now_ms);
+static inline bool rates_charge(const struct rate *rate, struct rates_account *account,
+				struct rates_credit *credit, uint32_t messages, uint32_t bytes,
+				uint64_t now_ms)
+{
+	messages = rates_cost(rate->messages_per_s, rate->messages_burst, messages);
+	bytes = rates_cost(rate->bytes_per_s, rate->bytes_burst, bytes);
+	if ((credit->messages < messages || credit->bytes < bytes) &&
+	    !rates_borrow(rate, account, credit, messages, bytes, now_ms))
+		return false;
+	credit->messages -= messages;
+	credit->bytes -= bytes;
+	return true;
+}
 
 /* Gives back what rates_charge() has just taken. */
-void rates_return(const struct rate *rate, struct rates_credit *credit, uint32_t messages,
-		  uint32_t bytes);
+static inline void rates_return(const struct rate *rate, struct rates_credit *credit,
+				uint32_t messages, uint32_t bytes)
+{
+	credit->messages += rates_cost(rate->messages_per_s, rate->messages_burst, messages);
+	credit->bytes += rates_cost(rate->bytes_per_s, rate->bytes_burst, bytes);
+}
 
 #endif

@@ -35,7 +35,7 @@ static inline void gather_one(struct forward *forward, const struct forward_reco
  * Takes what a record costs from what its sender and the sender's cluster may send. False: there
  * isn't as much.
  */
-static bool __attribute__((noinline, cold))
+static bool __attribute__((noinline))
 charge(struct forward *forward, const struct forward_record *record, unsigned int messages)
 {
 	struct rates *rates = forward->rates;
@@ -43,9 +43,11 @@ charge(struct forward *forward, const struct forward_record *record, unsigned in
 	struct session_rx *lane = record->lane;
 	uint16_t bytes = record->input->length;
 
+	if (!rates)
+		return true;
 	if (!rates_charge(&rates->levels[session->level], &session->state->account, &lane->credit,
 			  messages, bytes, forward->now_ms)) {
-		lane->over_ms = (uint32_t)forward->now_ms;
+		forward->over_ms = lane->over_ms = (uint32_t)forward->now_ms;
 		session_mark(session, forward->number, SESSION_MARK_LIMIT);
 		return false;
 	}
@@ -71,7 +73,8 @@ drop_over(struct forward *forward, struct forward_message *messages, unsigned in
 static inline void take_in(struct forward *forward, const struct forward_record *record,
 			   uint8_t class, unsigned int n)
 {
-	if (forward->rates && class != WIRE_CONTROL && !charge(forward, record, n))
+	if ((forward->limited || record->session->level) && class != WIRE_CONTROL &&
+	    !charge(forward, record, n))
 		drop_over(forward, forward->messages_end, n);
 	else
 		forward->messages_end += n;
@@ -479,7 +482,7 @@ static inline bool guard(struct forward *forward, const struct forward_record *r
 	enum drop_record reason = DROP_RECORD_RATE;
 
 	// no tokens come within a millisecond
-	if (forward->rates && record->lane->over_ms == (uint32_t)forward->now_ms &&
+	if (record->lane->over_ms == (uint32_t)forward->now_ms &&
 	    forward_class(record) != WIRE_CONTROL)
 		goto refused;
 	// its IP address; lanes may have ports of their own
@@ -499,7 +502,7 @@ refused:
 /* Checks owners and windows. Leaves what is worth opening; returns how many. */
 static unsigned int admit(struct forward *forward, struct forward_record *records, unsigned int n)
 {
-	bool guarded = forward->rates || forward->overloaded;
+	bool guarded = forward->over_ms == (uint32_t)forward->now_ms || forward->overloaded;
 	unsigned int admitted = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
