@@ -177,7 +177,7 @@ static inline enum drop_message judge(const struct policy *policy,
  * A response through a service, or a message with a key that a session must not get. True: it may
  * go on like others, but not in its own buffer; else it is dropped.
  */
-static bool __attribute__((noinline, cold))
+static bool __attribute__((noinline))
 clear_flagged(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	const struct session *from = message->in->session;
@@ -202,7 +202,7 @@ clear_flagged(struct forward *forward, struct forward_message *message, uint64_t
 }
 
 /* A send or request to a service: to one of its instances, with its via. */
-static void __attribute__((noinline, cold))
+static void __attribute__((noinline))
 serve(struct forward *forward, struct forward_message *message, const struct service *service,
       uint64_t now_ms)
 {
@@ -304,7 +304,7 @@ static inline unsigned int deliver(struct forward *forward, struct forward_messa
 }
 
 /* No session is the destination: the relay itself, a service or a topic is, or nobody. */
-static void __attribute__((noinline, cold))
+static void __attribute__((noinline))
 deliver_elsewhere(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	const struct session_slot *slot;
