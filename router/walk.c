@@ -92,17 +92,35 @@ static bool request(struct forward *forward, const struct forward_message *messa
 	return true;
 }
 
+/*
+ * Packs the relay's answer, which stands where its question did: in that one's buffer, if it can,
+ * so that it needs no other. False, with `reason` set: there is no record for it.
+ */
+static bool answer(struct forward *forward, const struct forward_message *message, uint64_t now_ms,
+		   enum drop_message *reason)
+{
+	struct forward_input *input = message->in->input;
+	const struct session *to = message->in->session;
+	struct session_tx *lane = session_tx_lane(to, forward->number);
+
+	if ((message->marks & FORWARD_LAST) && input->buffer &&
+	    pack_find(forward, to, lane, message->class, message->size) == FORWARD_NO_RECORD &&
+	    pack_in_place(forward, to, lane, message->class, message->data, message->size, 1,
+			  input) != FORWARD_NO_RECORD)
+		return true;
+	return pack_message(forward, to, message->class, message->data, message->size, now_ms,
+			    reason) != FORWARD_NO_RECORD;
+}
+
 /* The relay is the destination. */
 static void consume(struct forward *forward, struct forward_message *message, uint64_t now_ms)
 {
 	struct forward_event *event = &forward->event;
-	struct forward_input *input = message->in->input;
 	const struct session *from = message->in->session;
 	const uint8_t *payload = message->data + WIRE_MESSAGE_HEADER;
 	uint16_t length = message->size - WIRE_MESSAGE_HEADER;
 	uint8_t class = message->class;
 	enum drop_message reason;
-	struct session_tx *lane;
 
 	switch (message->kind) {
 	case WIRE_PING:
@@ -114,15 +132,8 @@ static void consume(struct forward *forward, struct forward_message *message, ui
 		message->data[2] = WIRE_PONG;
 		message->data[3] = WIRE_HOP_LIMIT << WIRE_HOP_SHIFT |
 				   (message->data[3] & ~(0xf << WIRE_HOP_SHIFT));
-		// the address was the relay's own, and is that again; in its own buffer, if it can,
-		// so that it needs no other
-		lane = session_tx_lane(from, forward->number);
-		if ((!(message->marks & FORWARD_LAST) || !input->buffer ||
-		     pack_find(forward, from, lane, class, message->size) != FORWARD_NO_RECORD ||
-		     pack_in_place(forward, from, lane, class, message->data, message->size, 1,
-				   input) == FORWARD_NO_RECORD) &&
-		    pack_message(forward, from, class, message->data, message->size, now_ms,
-				 &reason) == FORWARD_NO_RECORD)
+		// the address was the relay's own, and is that again
+		if (!answer(forward, message, now_ms, &reason))
 			counters_dropped(&forward->counters, class, reason, 1);
 		return;
 	case WIRE_PONG:
