@@ -140,6 +140,7 @@ static void make_session(struct memory *memory, uint32_t slot)
 
 static void make_tables(struct memory *memory, const struct memory_config *config)
 {
+	static struct rates no_limits; // as a relay has, if none are configured
 	uint8_t secret[32];
 
 	for (size_t i = 0; i < sizeof(secret); i++)
@@ -151,6 +152,7 @@ static void make_tables(struct memory *memory, const struct memory_config *confi
 	    route_table_init(&memory->routes, memory->sessions, config->slots + config->groups,
 			     secret))
 		memory_fail("out of memory");
+	memory->sessions->rates = &no_limits;
 	memory->sequences = memory_reserve(config->sessions, sizeof(*memory->sequences));
 	memory->up_keys = memory_reserve(config->sessions, sizeof(*memory->up_keys));
 	for (uint32_t slot = 0; slot < config->sessions; slot++)
